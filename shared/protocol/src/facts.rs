@@ -1,0 +1,176 @@
+//! Facts: what happened. Each is written once, on a subject of its own, and never changed.
+//!
+//! Invariant: a fact carries everything its readers need; no reader has to ask another service.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    ids::{Attempt, ExecutionId, Namespace, StepName, TimerId, WorkflowName},
+    output::Body,
+    time::Timestamp,
+};
+
+/// Any fact of `fist.fact.>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fact {
+    /// An execution was accepted.
+    Start(Box<Start>),
+    /// An attempt that must not be made twice is about to be made.
+    Begun(Begun),
+    /// A runner finished an attempt.
+    Done(Done),
+    /// Somebody asked for the execution to be cancelled.
+    Cancel(Cancel),
+    /// A message of the execution could not be processed and was set aside.
+    Dead(Dead),
+    /// A timer fired.
+    Timer(TimerFired),
+}
+
+/// An accepted execution: the definition as it was, and the input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Where the execution belongs.
+    pub namespace: Namespace,
+    /// Which execution this is.
+    pub execution: ExecutionId,
+    /// The workflow's name, which is also the execution's.
+    pub workflow: WorkflowName,
+    /// What started it: a source's name for alerts, else `api`, `cli` or `kubernetes`.
+    pub trigger_source: String,
+    /// The workflow's `spec` in canonical form, as the engine serialises it.
+    pub spec: Value,
+    /// What it works on.
+    pub input: Input,
+    /// The delivery of an alert that led to it, as in the disposition's subject; tells a repeat of the
+    /// same delivery from a second one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
+    /// UID of the Kubernetes object it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+/// The input of an execution, as templates see it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// `source.data`.
+    #[serde(default)]
+    pub data: Map<String, Value>,
+    /// `alert`, as templates see it (name, severity, status, labels, annotations, fingerprint, starts_at);
+    /// absent where no alert started the execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert: Option<Map<String, Value>>,
+}
+
+/// Written by a runner before an attempt with effects that must not happen twice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Which step.
+    pub step: StepName,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// Who is making it: the runner's instance name, unique to one process.
+    pub runner: String,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Which step.
+    pub step: StepName,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it left: present on success, and on failure where there was any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Body>,
+    /// When the runner began.
+    pub started_at: Timestamp,
+    /// When the runner had the outcome.
+    pub completed_at: Timestamp,
+    /// The runner's instance name.
+    #[serde(default)]
+    pub runner: String,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did what it should.
+    Succeeded,
+    /// It did nothing, on purpose, and says why; the execution goes on.
+    Skipped {
+        /// The reason.
+        message: String,
+    },
+    /// It did not.
+    Failed(StepError),
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepError {
+    /// The class of failure, for machines.
+    pub reason: StepFailure,
+    /// What went wrong and what to do, for people.
+    pub message: String,
+}
+
+/// Classes of step failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepFailure {
+    /// The command ended with a non-zero exit code or a signal.
+    Command,
+    /// The step's time ran out.
+    Timeout,
+    /// The execution was cancelled while the step ran.
+    Cancelled,
+    /// A template could not be rendered for this input.
+    Template,
+    /// A condition was not met and the step says `on_false: fail`.
+    Condition,
+    /// The fix gate, or another policy, refused to run it.
+    Refused,
+    /// The agent could not do its work (provider, credentials, no completed turn).
+    Agent,
+    /// The attempt could not be made, or what made it vanished, for reasons outside the step.
+    Infrastructure,
+    /// An attempt that must not be repeated was interrupted: unknown whether it ran.
+    UnknownOutcome,
+    /// The task could not be read, or killed its runners again and again; it is among the dead letters.
+    DeadLetter,
+}
+
+/// A request to cancel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Why, in the words of who asked.
+    pub reason: String,
+}
+
+/// A message that was set aside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dead {
+    /// Subject of the message.
+    pub subject: String,
+    /// Its sequence in the log.
+    pub seq: u64,
+    /// Why it could not be processed.
+    pub reason: String,
+    /// The step and attempt it belonged to, where it was a task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<(StepName, Attempt)>,
+}
+
+/// A timer that fired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimerFired {
+    /// Which one.
+    pub timer: TimerId,
+}
