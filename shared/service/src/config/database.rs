@@ -1,0 +1,46 @@
+//! `[database]`: the record of executions.
+
+use super::Secret;
+use super::reader::Section;
+
+/// The database. `config.default.toml` says what each key means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "config.default.toml documents each key")]
+pub struct Database {
+    /// Secret, because it may hold a password; logs want [`Database::url_shown`].
+    pub url: Secret,
+    pub connections_max: u32,
+    pub connect_timeout_ms: u64,
+    pub acquire_timeout_ms: u64,
+    pub batch_max: usize,
+    pub retention_days: u64,
+}
+
+impl Database {
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let url = section.secret("url").unwrap_or_else(|| Secret::new(""));
+        let known = ["sqlite:", "postgres://", "postgresql://"];
+        if !known.iter().any(|scheme| url.expose().starts_with(scheme)) {
+            section.problem_hidden("url", "must begin with sqlite:// or postgres://");
+        }
+        Self {
+            url,
+            connections_max: section.number("connections_max", 1..=1000) as u32,
+            connect_timeout_ms: section.number("connect_timeout_ms", 100..=600_000),
+            acquire_timeout_ms: section.number("acquire_timeout_ms", 100..=600_000),
+            batch_max: section.count("batch_max", 1..=10_000),
+            retention_days: section.number("retention_days", 0..=36_500),
+        }
+    }
+
+    /// The address without name, password and parameters, for logs and errors.
+    pub fn url_shown(&self) -> String {
+        let url = self.url.expose();
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return url.split('?').next().unwrap_or_default().to_owned();
+        };
+        let rest = rest.split('?').next().unwrap_or_default();
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        format!("{scheme}://{place}")
+    }
+}

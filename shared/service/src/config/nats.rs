@@ -1,0 +1,77 @@
+//! `[nats]`: the server, and the bounds of its streams.
+
+use std::path::PathBuf;
+
+use super::Secret;
+use super::reader::Section;
+
+/// The NATS server. `config.default.toml` says what each key means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "config.default.toml documents each key")]
+pub struct Nats {
+    pub url: String,
+    pub credentials_file: Option<PathBuf>,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub tls_ca_file: Option<PathBuf>,
+    pub connect_timeout_ms: u64,
+    pub replicas: usize,
+    pub log_max_age_hours: u64,
+    pub log_bytes_max: u64,
+    pub alerts_bytes_max: u64,
+    pub blobs_bytes_max: u64,
+    pub admission_stop_percent: u64,
+}
+
+/// An execution may last 72 h; its facts must outlive it by a day, or rule 1
+/// (a fact is written once) would no longer hold for its last ones.
+const LOG_AGE_HOURS_MIN: u64 = 96;
+const MIB: u64 = 1024 * 1024;
+const PIB: u64 = 1024 * 1024 * 1024 * MIB;
+
+impl Nats {
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let nats = Self {
+            url: section.text("url"),
+            credentials_file: section.path("credentials_file"),
+            user: section.optional("user"),
+            password: section.secret("password"),
+            tls_ca_file: section.path("tls_ca_file"),
+            connect_timeout_ms: section.number("connect_timeout_ms", 100..=120_000),
+            replicas: section.count("replicas", 1..=5),
+            log_max_age_hours: section.number("log_max_age_hours", LOG_AGE_HOURS_MIN..=87_600),
+            log_bytes_max: section.number("log_bytes_max", MIB..=PIB),
+            alerts_bytes_max: section.number("alerts_bytes_max", MIB..=PIB),
+            blobs_bytes_max: section.number("blobs_bytes_max", MIB..=PIB),
+            admission_stop_percent: section.number("admission_stop_percent", 10..=95),
+        };
+        if nats.url.contains('@') {
+            section.problem_hidden("url", "must not hold a password, since addresses are logged; use nats.user and nats.password");
+        } else if !nats.url.split(',').all(is_server) {
+            section.problem("url", "must be an address such as nats://host:4222 (nats, tls, ws or wss), or several separated by commas");
+        }
+        if nats.user.is_some() != nats.password.is_some() {
+            section.problem(
+                "user",
+                "needs nats.password, and the password a user: set both or neither",
+            );
+        }
+        if nats.user.is_some() && nats.credentials_file.is_some() {
+            section.problem(
+                "credentials_file",
+                "takes the place of nats.user and nats.password: set one of the two",
+            );
+        }
+        nats
+    }
+}
+
+fn is_server(address: &str) -> bool {
+    let address = address.trim();
+    let host = match address.split_once("://") {
+        Some(("nats" | "tls" | "ws" | "wss", host)) => host,
+        Some(_) => return false,
+        None => address,
+    };
+    !host.is_empty() && !host.contains(char::is_whitespace)
+}

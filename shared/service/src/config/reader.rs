@@ -1,0 +1,523 @@
+//! Reads typed values out of the three layers (defaults, file, environment)
+//! and collects every problem instead of stopping at the first.
+//!
+//! Invariants: a key that is read has a default in `config.default.toml` (a
+//! missing one is a bug that every test of this crate meets); the text of a
+//! hidden key never enters a problem.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::{Problem, Secret, nearest, read_secret_file, variable};
+
+/// Where a value was given; says how an error names it.
+#[derive(Clone)]
+enum Origin {
+    Default,
+    /// `fist.toml:12`
+    File(String),
+    Variable(String),
+}
+
+struct Given {
+    value: Value,
+    origin: Origin,
+}
+
+/// The file that the operator named: its values, and their lines for errors.
+#[derive(Default)]
+pub(super) struct FileLayer {
+    pub(super) name: String,
+    pub(super) values: Table,
+    lines: BTreeMap<String, usize>,
+}
+
+impl FileLayer {
+    /// Parses a file; the error is TOML's own, which shows line and column.
+    pub(super) fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let values = text.parse::<Table>().map_err(|e| e.to_string())?;
+        let mut lines = BTreeMap::new();
+        if let Ok(table) = toml::de::DeTable::parse(text) {
+            collect_lines(text, table.get_ref(), "", &mut lines);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            values,
+            lines,
+        })
+    }
+
+    pub(super) fn place(&self, path: &str) -> String {
+        match self.lines.get(path) {
+            Some(line) => format!("{}:{line}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+fn collect_lines(
+    text: &str,
+    table: &toml::de::DeTable<'_>,
+    prefix: &str,
+    lines: &mut BTreeMap<String, usize>,
+) {
+    for (key, value) in table {
+        let path = join(prefix, key.get_ref());
+        let before = text.get(..key.span().start).unwrap_or_default();
+        lines.insert(path.clone(), before.matches('\n').count() + 1);
+        if let Some(inner) = value.get_ref().as_table() {
+            collect_lines(text, inner, &path, lines);
+        }
+    }
+}
+
+fn join(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{prefix}.{key}")
+    }
+}
+
+/// The three layers, and what was wrong with them so far.
+pub(super) struct Layers {
+    pub(super) defaults: Table,
+    pub(super) file: FileLayer,
+    /// `FIST_*` variables, not yet matched to keys.
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) problems: Vec<Problem>,
+    /// Full names of the keys that were read; a test compares them with the defaults.
+    pub(super) asked: BTreeSet<String>,
+}
+
+impl Layers {
+    /// One section of the defaults, such as `nats`.
+    pub(super) fn section(&mut self, name: &str) -> Section<'_> {
+        let file = match self.file.values.get(name) {
+            None => Table::new(),
+            Some(Value::Table(table)) => table.clone(),
+            Some(other) => {
+                let place = self.file.place(name);
+                self.problems.push(
+                    Problem::new(
+                        name,
+                        Some(&show(other)),
+                        format!("must be a section, written [{name}]"),
+                    )
+                    .at(&place),
+                );
+                Table::new()
+            }
+        };
+        let defaults = table_of(&self.defaults, name);
+        Section {
+            path: name.to_owned(),
+            shape: name.to_owned(),
+            defaults,
+            file,
+            by_variable: true,
+            layers: self,
+        }
+    }
+
+    /// Problems for what is in the file or the environment and is no key.
+    pub(super) fn refuse_unknown(&mut self, ignored: impl Fn(&str, &str) -> bool) {
+        let mut known_keys = Vec::new();
+        let mut known_variables = Vec::new();
+        for (section, keys) in &self.defaults {
+            if section == "sources" {
+                continue;
+            }
+            for key in keys.as_table().into_iter().flat_map(Table::keys) {
+                known_keys.push(format!("{section}.{key}"));
+                known_variables.push(variable(section, key));
+            }
+        }
+        for (section, keys) in self.file.values.clone() {
+            if section == "sources" {
+                continue;
+            }
+            let Value::Table(keys) = keys else {
+                if !self.defaults.contains_key(&section) {
+                    self.unknown_in_file(&section, "key outside any section", &known_keys);
+                }
+                continue;
+            };
+            if !self.defaults.contains_key(&section) {
+                let sections: Vec<String> = self.defaults.keys().cloned().collect();
+                self.unknown_in_file(&section, "section", &sections);
+                continue;
+            }
+            for key in keys.keys() {
+                let full = format!("{section}.{key}");
+                if !known_keys.contains(&full) {
+                    self.unknown_in_file(&full, "key", &known_keys);
+                }
+            }
+        }
+        for (name, value) in &self.variables {
+            if known_variables.contains(name) || ignored(name, value) {
+                continue;
+            }
+            let text = if name.starts_with("FIST_SOURCES_") {
+                "sources are configured in the file; put their secrets in files that bearer_token_file and hmac_secret_file name".to_owned()
+            } else {
+                unknown("variable", nearest(name, &known_variables))
+            };
+            self.problems.push(Problem::new(name, None, text));
+        }
+    }
+
+    fn unknown_in_file(&mut self, name: &str, what: &str, known: &[String]) {
+        let text = unknown(what, nearest(name, known));
+        let place = self.file.place(name);
+        self.problems
+            .push(Problem::new(name, None, text).at(&place));
+    }
+}
+
+fn unknown(what: &str, near: Option<&str>) -> String {
+    match near {
+        Some(near) => format!("unknown {what}; did you mean {near}?"),
+        None => format!("unknown {what}; docs/configuration.md lists all"),
+    }
+}
+
+fn table_of(table: &Table, name: &str) -> Table {
+    table
+        .get(name)
+        .and_then(Value::as_table)
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// One section while it is read.
+pub(super) struct Section<'a> {
+    /// As the operator names it: `sources.grafana`.
+    path: String,
+    /// As the defaults name it: `sources.<name>`.
+    shape: String,
+    defaults: Table,
+    file: Table,
+    by_variable: bool,
+    layers: &'a mut Layers,
+}
+
+impl Section<'_> {
+    /// A section of `sources`, whose defaults stand under a shape of its own,
+    /// and which has no variables. Its unknown keys are refused here.
+    pub(super) fn nested<'b>(
+        layers: &'b mut Layers,
+        path: &str,
+        shape: &str,
+        defaults: Table,
+        file: Table,
+    ) -> Section<'b> {
+        let known: Vec<String> = defaults.keys().map(|key| format!("{path}.{key}")).collect();
+        for key in file.keys().filter(|key| !defaults.contains_key(*key)) {
+            layers.unknown_in_file(&format!("{path}.{key}"), "key", &known);
+        }
+        Section {
+            path: path.to_owned(),
+            shape: shape.to_owned(),
+            defaults,
+            file,
+            by_variable: false,
+            layers,
+        }
+    }
+
+    /// A text that must not be empty.
+    pub(super) fn text(&mut self, key: &str) -> String {
+        let given = self.given(key);
+        match &given.value {
+            Value::String(text) if !text.trim().is_empty() => text.clone(),
+            _ => {
+                self.refuse(key, &given, "must be a text that is not empty");
+                String::new()
+            }
+        }
+    }
+
+    /// A text, where an empty one means "not set".
+    pub(super) fn optional(&mut self, key: &str) -> Option<String> {
+        let given = self.given(key);
+        match &given.value {
+            Value::String(text) if text.trim().is_empty() => None,
+            Value::String(text) => Some(text.clone()),
+            _ => {
+                self.refuse(key, &given, "must be a text, or empty");
+                None
+            }
+        }
+    }
+
+    /// A path, where an empty one means "not set".
+    pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
+        self.optional(key).map(PathBuf::from)
+    }
+
+    /// A text that no error and no log shows.
+    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
+        match self.given(key).value {
+            Value::String(text) if text.trim().is_empty() => None,
+            Value::String(text) => Some(Secret::new(text)),
+            _ => {
+                self.problem_hidden(key, "must be a text in quotes");
+                None
+            }
+        }
+    }
+
+    /// A secret given by itself or as the file that holds it.
+    pub(super) fn secret_or_file(&mut self, key: &str, file_key: &str) -> Option<Secret> {
+        let direct = self.secret(key);
+        let path = self.path(file_key);
+        match (direct, path) {
+            (Some(_), Some(_)) => {
+                let text = format!("is set together with {file_key}; keep one of the two");
+                self.problem_hidden(key, &text);
+                None
+            }
+            (direct, None) => direct,
+            (None, Some(path)) => match read_secret_file(&path) {
+                Ok(text) => Some(Secret::new(text)),
+                Err(reason) => {
+                    self.problem(file_key, &reason);
+                    None
+                }
+            },
+        }
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn number(&mut self, key: &str, allowed: RangeInclusive<u64>) -> u64 {
+        let given = self.given(key);
+        match given.value.as_integer().and_then(|n| u64::try_from(n).ok()) {
+            Some(number) if allowed.contains(&number) => number,
+            _ => {
+                let text = format!(
+                    "must be a whole number from {} to {}",
+                    allowed.start(),
+                    allowed.end()
+                );
+                self.refuse(key, &given, &text);
+                *allowed.start()
+            }
+        }
+    }
+
+    /// A count of things that are held in memory or run at one time.
+    pub(super) fn count(&mut self, key: &str, allowed: RangeInclusive<usize>) -> usize {
+        let number = self.number(key, *allowed.start() as u64..=*allowed.end() as u64);
+        usize::try_from(number).unwrap_or(*allowed.end())
+    }
+
+    /// One of a closed set of words.
+    pub(super) fn one_of<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> T {
+        let given = self.given(key);
+        let found = given
+            .value
+            .as_str()
+            .and_then(|text| words.iter().find(|(word, _)| *word == text.trim()));
+        match found {
+            Some((_, value)) => *value,
+            None => {
+                let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                let (last, rest) = names.split_last().expect("a closed set has a word");
+                let text = format!("must be {} or {last}", rest.join(", "));
+                self.refuse(key, &given, &text);
+                words[0].1
+            }
+        }
+    }
+
+    /// A list of texts.
+    pub(super) fn list(&mut self, key: &str) -> Vec<String> {
+        let given = self.given(key);
+        let texts = given.value.as_array().and_then(|items| {
+            items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+        });
+        match texts {
+            Some(texts) if texts.iter().all(|text| !text.trim().is_empty()) => texts,
+            _ => {
+                self.refuse(
+                    key,
+                    &given,
+                    "must be a list of texts that are not empty, such as [\"a\", \"b\"]",
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// A list of secrets.
+    pub(super) fn secrets(&mut self, key: &str) -> Vec<Secret> {
+        let given = self.given(key);
+        let texts = given.value.as_array().and_then(|items| {
+            items
+                .iter()
+                .map(|item| {
+                    item.as_str()
+                        .filter(|text| !text.trim().is_empty())
+                        .map(Secret::new)
+                })
+                .collect::<Option<Vec<_>>>()
+        });
+        texts.unwrap_or_else(|| {
+            self.problem_hidden(key, "must be a list of texts that are not empty");
+            Vec::new()
+        })
+    }
+
+    /// A table of texts; the file's entries are added to the defaults.
+    pub(super) fn table(&mut self, key: &str) -> BTreeMap<String, String> {
+        let given = self.given(key);
+        let mut merged = table_of(&self.defaults, key);
+        if let Some(table) = given.value.as_table() {
+            merged.extend(table.clone());
+        }
+        let texts = merged
+            .into_iter()
+            .map(|(name, value)| value.as_str().map(|text| (name, text.to_owned())))
+            .collect::<Option<BTreeMap<_, _>>>();
+        match texts {
+            Some(texts) if given.value.is_table() => texts,
+            _ => {
+                self.refuse(
+                    key,
+                    &given,
+                    "must be a table of texts, such as { a = \"b\" }",
+                );
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// An address to listen at: `HOST:PORT`, port 0 for a free one.
+    pub(super) fn listen(&mut self, key: &str) -> Option<String> {
+        let text = self.optional(key)?;
+        let valid = text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !valid {
+            self.problem(key, "must be HOST:PORT, such as 0.0.0.0:8080");
+        }
+        Some(text)
+    }
+
+    /// Records what is wrong with a key's value, however it was given.
+    pub(super) fn problem(&mut self, key: &str, text: &str) {
+        let given = self.given(key);
+        self.refuse(key, &given, text);
+    }
+
+    /// The same for a value that must not be shown.
+    pub(super) fn problem_hidden(&mut self, key: &str, text: &str) {
+        let given = self.given(key);
+        self.push(key, &given.origin, super::REDACTED, text);
+    }
+
+    fn refuse(&mut self, key: &str, given: &Given, text: &str) {
+        self.push(key, &given.origin, &show(&given.value), text);
+    }
+
+    fn push(&mut self, key: &str, origin: &Origin, shown: &str, text: &str) {
+        let full = join(&self.path, key);
+        let problem = match origin {
+            Origin::Variable(name) => Problem::new(name, Some(shown), text),
+            Origin::File(place) => Problem::new(&full, Some(shown), text).at(place),
+            Origin::Default => Problem::new(&full, Some(shown), text),
+        };
+        self.layers.problems.push(problem);
+    }
+
+    /// The value that wins. One from a variable is read as what the default is;
+    /// where it cannot be, it stays a text, which the caller's own check then
+    /// refuses with its own words.
+    fn given(&mut self, key: &str) -> Given {
+        self.layers.asked.insert(join(&self.shape, key));
+        let default = self
+            .defaults
+            .get(key)
+            .unwrap_or_else(|| panic!("{}.{key} is missing in config.default.toml", self.shape));
+        if self.by_variable {
+            let name = variable(&self.path, key);
+            if let Some(text) = self.layers.variables.get(&name) {
+                return Given {
+                    value: parse_like(default, text),
+                    origin: Origin::Variable(name),
+                };
+            }
+        }
+        match self.file.get(key) {
+            Some(value) => {
+                let place = self.layers.file.place(&join(&self.path, key));
+                Given {
+                    value: value.clone(),
+                    origin: Origin::File(place),
+                }
+            }
+            None => Given {
+                value: default.clone(),
+                origin: Origin::Default,
+            },
+        }
+    }
+}
+
+fn parse_like(default: &Value, text: &str) -> Value {
+    let trimmed = text.trim();
+    let parsed = match default {
+        Value::Integer(_) => trimmed.parse().ok().map(Value::Integer),
+        Value::Boolean(_) => trimmed.parse().ok().map(Value::Boolean),
+        Value::Array(_) if trimmed.starts_with('[') => toml_value(trimmed),
+        Value::Array(_) => Some(Value::Array(
+            pieces(trimmed)
+                .map(|piece| Value::String(piece.to_owned()))
+                .collect(),
+        )),
+        Value::Table(_) if trimmed.starts_with('{') => toml_value(trimmed),
+        Value::Table(_) => pieces(trimmed)
+            .map(|piece| {
+                let (name, value) = piece.split_once('=')?;
+                Some((
+                    name.trim().to_owned(),
+                    Value::String(value.trim().to_owned()),
+                ))
+            })
+            .collect::<Option<Table>>()
+            .map(Value::Table),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|piece| !piece.is_empty())
+}
+
+fn toml_value(text: &str) -> Option<Value> {
+    format!("value = {text}")
+        .parse::<Table>()
+        .ok()?
+        .remove("value")
+}
+
+/// A value as an error shows it: as written in TOML, cut where it is long.
+fn show(value: &Value) -> String {
+    const CHARS_MAX: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}

@@ -1,0 +1,110 @@
+//! `[tools]` and `[fix]`: what agents may look at, and what may be changed.
+
+use super::reader::Section;
+use std::path::PathBuf;
+
+/// The tools of agents. `config.default.toml` says what each key means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "config.default.toml documents each key")]
+pub struct Tools {
+    pub prometheus_url: String,
+    pub curl_allowed_hosts: Vec<String>,
+    pub curl_allowed_networks: Vec<String>,
+    pub curl_bytes_max: usize,
+    pub kubectl_bin: String,
+    pub kubeconfig: Option<PathBuf>,
+    pub kubectl_namespaces: Vec<String>,
+    pub redact: Vec<String>,
+}
+
+impl Tools {
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let tools = Self {
+            prometheus_url: section.text("prometheus_url"),
+            curl_allowed_hosts: section.list("curl_allowed_hosts"),
+            curl_allowed_networks: section.list("curl_allowed_networks"),
+            curl_bytes_max: section.count("curl_bytes_max", 1024..=64 * 1024 * 1024),
+            kubectl_bin: section.text("kubectl_bin"),
+            kubeconfig: section.path("kubeconfig"),
+            kubectl_namespaces: section.list("kubectl_namespaces"),
+            redact: section.list("redact"),
+        };
+        if !is_http_url(&tools.prometheus_url) {
+            section.problem(
+                "prometheus_url",
+                "must be an address that begins with http:// or https://",
+            );
+        }
+        if !tools
+            .curl_allowed_networks
+            .iter()
+            .all(|text| is_network(text))
+        {
+            section.problem(
+                "curl_allowed_networks",
+                "must be networks in CIDR notation, such as 10.0.0.0/8 or fd00::/8",
+            );
+        }
+        for pattern in &tools.redact {
+            if let Err(error) = regex::Regex::new(pattern) {
+                section.problem(
+                    "redact",
+                    &format!("{pattern:?} is not a regular expression: {error}"),
+                );
+            }
+        }
+        tools
+    }
+}
+
+pub(super) fn is_http_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace)
+    })
+}
+
+fn is_network(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else {
+        return false;
+    };
+    let bits_max = match address.parse() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
+}
+
+/// The fix gate. `config.default.toml` says what each key means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "config.default.toml documents each key")]
+pub struct Fix {
+    pub verbs: Vec<String>,
+    pub allowed_namespaces: Vec<String>,
+    pub mode: FixMode,
+}
+
+/// What becomes of a command that passed the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FixMode {
+    /// It runs.
+    Auto,
+    /// It is recorded as a proposal, and not run.
+    Propose,
+}
+
+impl Fix {
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            verbs: section.list("verbs"),
+            allowed_namespaces: section.list("allowed_namespaces"),
+            mode: section.one_of(
+                "mode",
+                &[("auto", FixMode::Auto), ("propose", FixMode::Propose)],
+            ),
+        }
+    }
+}
