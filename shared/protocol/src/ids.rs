@@ -9,6 +9,8 @@ use std::{fmt, marker::PhantomData, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::time::Timestamp;
+
 /// Why a string is not an identifier of the wanted kind. Display names the rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{value}` is not a valid {kind}: {rule}")]
@@ -187,7 +189,7 @@ impl Rule for TaskTypeRule {
     }
 }
 
-/// Identifies one timer of one execution: `[A-Za-z0-9_-]+`, at most 160 bytes.
+/// Identifies one timer of one execution: `[A-Za-z0-9_-]+`, at most 192 bytes.
 pub type TimerId = Id<TimerIdRule>;
 
 /// The rule of [`TimerId`].
@@ -196,9 +198,9 @@ pub enum TimerIdRule {}
 
 impl Rule for TimerIdRule {
     const KIND: &'static str = "timer id";
-    const RULE: &'static str = "use 1 to 160 letters, digits, `_` and `-`";
+    const RULE: &'static str = "use 1 to 192 letters, digits, `_` and `-`";
     fn accepts(text: &str) -> bool {
-        is_word(text, 160)
+        is_word(text, 192)
     }
 }
 
@@ -236,16 +238,21 @@ impl TaskType {
 }
 
 impl TimerId {
-    /// The timer that ends `attempt` of `step` when its runner did not. Deterministic, so that arming it
-    /// twice replaces it.
-    pub fn step_deadline(step: &StepName, attempt: Attempt) -> Self {
-        Self::known(format!("{step}-{attempt}"))
+    /// The timer that ends `attempt` of `step` when its runner did not. It names the deadline too: a timer
+    /// fires as a write-once fact, so a task that was handed out anew needs a timer of its own.
+    pub fn step_deadline(step: &StepName, attempt: Attempt, deadline: Timestamp) -> Self {
+        Self::known(format!("{step}-{attempt}-{}", deadline.as_millis()))
     }
 
-    /// Step and attempt of a timer made by [`TimerId::step_deadline`]; `None` for any other.
-    pub fn as_step_deadline(&self) -> Option<(StepName, Attempt)> {
-        let (step, attempt) = self.0.rsplit_once('-')?;
-        Some((StepName::new(step).ok()?, attempt.parse().ok()?))
+    /// Step, attempt and deadline of a timer made by [`TimerId::step_deadline`]; `None` for any other.
+    pub fn as_step_deadline(&self) -> Option<(StepName, Attempt, Timestamp)> {
+        let (rest, deadline_ms) = self.0.rsplit_once('-')?;
+        let (step, attempt) = rest.rsplit_once('-')?;
+        Some((
+            StepName::new(step).ok()?,
+            attempt.parse().ok()?,
+            Timestamp::from_millis(deadline_ms.parse().ok()?),
+        ))
     }
 }
 

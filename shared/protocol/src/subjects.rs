@@ -255,13 +255,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::time::Timestamp;
 
     fn every_kind(ns: &str, step: &str, number: u32) -> Vec<Subject> {
         let ns = Namespace::new(ns).unwrap();
         let step = StepName::new(step).unwrap();
         let exec = ExecutionId::derive(&["x"]);
         let attempt = Attempt::try_from(number.max(1)).unwrap();
-        let timer = TimerId::step_deadline(&step, attempt);
+        let timer = TimerId::step_deadline(&step, attempt, Timestamp::from_millis(number.into()));
         let source = SourceName::new(step.as_str()).unwrap();
         vec![
             Subject::Start(ns.clone(), exec),
