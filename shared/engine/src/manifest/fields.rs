@@ -62,8 +62,7 @@ fn collect(parent: &str, schema: &Value, found: &mut Vec<FieldDoc>) {
             path: path.clone(),
             field_type: type_name(inner),
             values: values(inner),
-            is_required: required
-                .is_some_and(|names| names.iter().any(|n| n.as_str() == Some(name))),
+            is_required: required.is_some_and(|names| names.iter().any(|n| n.as_str() == Some(name))),
             doc: doc.split_whitespace().collect::<Vec<_>>().join(" "),
         });
         match inner.get("items") {
@@ -111,11 +110,7 @@ fn values(schema: &Value) -> Vec<String> {
         return vec![single.to_owned()];
     }
     if let Some(list) = schema.get("enum").and_then(Value::as_array) {
-        return list
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
+        return list.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     }
     schema
         .get("oneOf")

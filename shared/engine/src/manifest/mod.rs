@@ -13,8 +13,8 @@ mod types;
 
 pub use fields::{FieldDoc, fields, schema};
 pub use types::{
-    API_VERSION, AgentStep, ApiVersion, CliStep, ConditionalStep, FixMode, KIND, Kind, LlmConfig,
-    Metadata, OnFalse, OnTimeout, Provider, RERUN_ANNOTATION, Resources, Runtime,
-    STEP_TIMEOUT_DEFAULT_MS, STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, Spec, Step,
-    StepForm, StepKind, StepType, Tool, Trigger, Workflow,
+    API_VERSION, AgentStep, ApiVersion, CliStep, ConditionalStep, FixMode, KIND, Kind, LlmConfig, Metadata,
+    OnFalse, OnTimeout, Provider, RERUN_ANNOTATION, Resources, Runtime, STEP_TIMEOUT_DEFAULT_MS,
+    STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, Spec, Step, StepForm, StepKind, StepType, Tool,
+    Trigger, Workflow,
 };

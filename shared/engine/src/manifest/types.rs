@@ -151,11 +151,7 @@ pub struct LlmConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The Kubernetes Secret, in the Workflow's namespace, that holds the provider's key.
-    #[serde(
-        default,
-        alias = "apiKeySecret",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, alias = "apiKeySecret", skip_serializing_if = "Option::is_none")]
     pub api_key_secret: Option<String>,
     /// Sampling temperature, 0 to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,8 +175,7 @@ impl LlmConfig {
     pub fn over(&self, base: &LlmConfig) -> LlmConfig {
         let same_provider = self.provider.is_none() || self.provider == base.provider;
         let inherit = |own: &Option<String>, theirs: &Option<String>| {
-            own.clone()
-                .or_else(|| theirs.clone().filter(|_| same_provider))
+            own.clone().or_else(|| theirs.clone().filter(|_| same_provider))
         };
         LlmConfig {
             provider: self.provider.or(base.provider),
@@ -195,9 +190,7 @@ impl LlmConfig {
 }
 
 /// Who serves the model.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     /// Anthropic's Messages API.
@@ -377,9 +370,7 @@ pub struct ConditionalStep {
 }
 
 /// A step's type.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StepType {
     /// A shell command.
@@ -464,26 +455,18 @@ pub struct Resources {
 /// A step as it is written: one flat object, in which the type decides which fields may stand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepForm {
-    /// The step's name, unique in its Workflow: letters, digits, `-` and `_`, at most 63.
+    /// The step's name, unique in its Workflow: letters, digits, `-` and `_`, at most 128.
     pub name: String,
     /// `cli`, `agent`, or `conditional`.
     #[serde(rename = "type")]
     pub step_type: StepType,
     /// Whole minutes from dispatch, 1 to 1440; 10 where neither this nor `timeout_seconds` is
     /// given.
-    #[serde(
-        default,
-        alias = "timeoutMinutes",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, alias = "timeoutMinutes", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1440))]
     pub timeout_minutes: Option<u64>,
     /// Whole seconds from dispatch, 1 to 86400, instead of `timeout_minutes`.
-    #[serde(
-        default,
-        alias = "timeoutSeconds",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, alias = "timeoutSeconds", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub timeout_seconds: Option<u64>,
     /// cli: what `/bin/sh -c` runs. A template, whose values are escaped for the place in which
@@ -653,10 +636,7 @@ mod tests {
         let again: Spec = serde_json::from_str(&text).unwrap();
         assert_eq!(again, spec);
         assert_eq!(serde_json::to_string(&again).unwrap(), text);
-        assert!(
-            text.contains(r#""llm_config":{"provider":"openai""#),
-            "{text}"
-        );
+        assert!(text.contains(r#""llm_config":{"provider":"openai""#), "{text}");
         assert!(text.contains(r#""on_false":"skip_next""#), "{text}");
     }
 
