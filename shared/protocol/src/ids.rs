@@ -414,10 +414,9 @@ mod tests {
         for step in ["a", "a-1", "check_2-x-3"] {
             let step = StepName::new(step).unwrap();
             let attempt = Attempt::try_from(7).unwrap();
-            assert_eq!(
-                TimerId::step_deadline(&step, attempt).as_step_deadline(),
-                Some((step, attempt))
-            );
+            let deadline = Timestamp::from_millis(1_795_445_258_123);
+            let timer = TimerId::step_deadline(&step, attempt, deadline);
+            assert_eq!(timer.as_step_deadline(), Some((step, attempt, deadline)));
         }
         assert_eq!(TimerId::new("plain").unwrap().as_step_deadline(), None);
     }
