@@ -1,7 +1,66 @@
 //! What every service's `main.rs` needs, and no business of any one service:
 //! configuration, logs, metrics, health, HTTP listening, the end of a process.
 //!
-//! Invariant: this crate knows neither NATS nor workflows.
+//! Invariants: this crate knows neither NATS nor workflows; a service sees the
+//! outside only through its [`Service`], so that several can run in one
+//! process, and in tests.
 #![warn(missing_docs)]
 
+pub mod backoff;
 pub mod config;
+mod fatal;
+pub mod health;
+pub mod http;
+mod main_with;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use fatal::Fatal;
+pub use health::Health;
+pub use main_with::{health_limits, install_crypto, main_with};
+pub use metrics::Metrics;
+
+/// What a service is given to run with.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The service's own name, such as `scheduler`.
+    pub name: &'static str,
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// Cancelled when the process is to end; the service then finishes or
+    /// hands back what it has in hand, and returns.
+    pub shutdown: CancellationToken,
+    /// Where the service reports whether it can work.
+    pub health: Health,
+    /// Where the service counts.
+    pub metrics: Metrics,
+}
+
+impl Service {
+    /// A service of its own, with the process's metrics.
+    pub fn new(name: &'static str, config: Arc<Config>, shutdown: CancellationToken) -> Self {
+        Self {
+            name,
+            config,
+            shutdown,
+            health: Health::new(),
+            metrics: Metrics::global(),
+        }
+    }
+
+    /// One of several services in this process: the same configuration and
+    /// end, its own name, and its own names among the health checks.
+    pub fn part(&self, name: &'static str) -> Self {
+        Self {
+            name,
+            health: self.health.part(name),
+            ..self.clone()
+        }
+    }
+}

@@ -30,10 +30,7 @@ pub enum Executor {
 
 impl Cli {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
-        let executors = [
-            ("local", Executor::Local),
-            ("kubernetes", Executor::Kubernetes),
-        ];
+        let executors = [("local", Executor::Local), ("kubernetes", Executor::Kubernetes)];
         let cli = Self {
             concurrency: section.count("concurrency", 1..=1024),
             executor: section.one_of("executor", &executors),
@@ -42,8 +39,7 @@ impl Cli {
             path: section.text("path"),
             kubeconfig: section.path("kubeconfig"),
             output_inline_bytes_max: section.count("output_inline_bytes_max", 1024..=256 * 1024),
-            output_spill_bytes_max: section
-                .count("output_spill_bytes_max", 1024..=1024 * 1024 * 1024),
+            output_spill_bytes_max: section.count("output_spill_bytes_max", 1024..=1024 * 1024 * 1024),
             kill_grace_ms: section.number("kill_grace_ms", 0..=300_000),
         };
         if cli.output_spill_bytes_max < cli.output_inline_bytes_max {

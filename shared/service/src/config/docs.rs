@@ -32,16 +32,11 @@ pub fn keys() -> (Vec<(String, String)>, Vec<Key>) {
                 comment.push(' ');
             }
             comment.push_str(text.trim());
-        } else if let Some(header) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+        } else if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = header.replace('"', "");
             sections.push((section.clone(), std::mem::take(&mut comment)));
         } else if line.starts_with([' ', '}', ']']) {
-            let last = keys
-                .last_mut()
-                .expect("a value's further lines follow its key");
+            let last = keys.last_mut().expect("a value's further lines follow its key");
             last.default.push(' ');
             last.default.push_str(line.trim());
         } else if let Some((name, default)) = line.split_once(" = ") {

@@ -57,8 +57,7 @@ impl fmt::Display for ConfigErrors {
             [one] => write!(f, "the configuration has an error:\n  {one}"),
             many => {
                 write!(f, "the configuration has {} errors:", many.len())?;
-                many.iter()
-                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
             }
         }
     }

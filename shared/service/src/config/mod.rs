@@ -110,21 +110,16 @@ impl Config {
         file: Option<(&str, &str)>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        let file =
-            match file.map(|(name, text)| FileLayer::parse(name, text).map_err(|e| (name, e))) {
-                None => FileLayer::default(),
-                Some(Ok(layer)) => layer,
-                Some(Err((name, reason))) => {
-                    let problem = Problem::new(
-                        name,
-                        None,
-                        format!("is not valid TOML: {}", reason.trim_end()),
-                    );
-                    return Err(ConfigErrors {
-                        problems: vec![problem],
-                    });
-                }
-            };
+        let file = match file.map(|(name, text)| FileLayer::parse(name, text).map_err(|e| (name, e))) {
+            None => FileLayer::default(),
+            Some(Ok(layer)) => layer,
+            Some(Err((name, reason))) => {
+                let problem = Problem::new(name, None, format!("is not valid TOML: {}", reason.trim_end()));
+                return Err(ConfigErrors {
+                    problems: vec![problem],
+                });
+            }
+        };
         let (config, layers) = Self::read(file, env);
         if layers.problems.is_empty() {
             Ok(config)
@@ -137,9 +132,7 @@ impl Config {
 
     fn read(file: FileLayer, env: impl Iterator<Item = (String, String)>) -> (Self, Layers) {
         let mut layers = Layers {
-            defaults: DEFAULTS
-                .parse()
-                .expect("config.default.toml is TOML by test"),
+            defaults: DEFAULTS.parse().expect("config.default.toml is TOML by test"),
             file,
             variables: env.filter(|(name, _)| name.starts_with("FIST_")).collect(),
             problems: Vec::new(),

@@ -46,7 +46,10 @@ impl Nats {
             admission_stop_percent: section.number("admission_stop_percent", 10..=95),
         };
         if nats.url.contains('@') {
-            section.problem_hidden("url", "must not hold a password, since addresses are logged; use nats.user and nats.password");
+            section.problem_hidden(
+                "url",
+                "must not hold a password, since addresses are logged; use nats.user and nats.password",
+            );
         } else if !nats.url.split(',').all(is_server) {
             section.problem("url", "must be an address such as nats://host:4222 (nats, tls, ws or wss), or several separated by commas");
         }

@@ -174,8 +174,7 @@ impl Layers {
     fn unknown_in_file(&mut self, name: &str, what: &str, known: &[String]) {
         let text = unknown(what, nearest(name, known));
         let place = self.file.place(name);
-        self.problems
-            .push(Problem::new(name, None, text).at(&place));
+        self.problems.push(Problem::new(name, None, text).at(&place));
     }
 }
 
@@ -390,11 +389,7 @@ impl Section<'_> {
         match texts {
             Some(texts) if given.value.is_table() => texts,
             _ => {
-                self.refuse(
-                    key,
-                    &given,
-                    "must be a table of texts, such as { a = \"b\" }",
-                );
+                self.refuse(key, &given, "must be a table of texts, such as { a = \"b\" }");
                 BTreeMap::new()
             }
         }
@@ -487,10 +482,7 @@ fn parse_like(default: &Value, text: &str) -> Value {
         Value::Table(_) => pieces(trimmed)
             .map(|piece| {
                 let (name, value) = piece.split_once('=')?;
-                Some((
-                    name.trim().to_owned(),
-                    Value::String(value.trim().to_owned()),
-                ))
+                Some((name.trim().to_owned(), Value::String(value.trim().to_owned())))
             })
             .collect::<Option<Table>>()
             .map(Value::Table),
@@ -500,16 +492,11 @@ fn parse_like(default: &Value, text: &str) -> Value {
 }
 
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|piece| !piece.is_empty())
+    text.split(',').map(str::trim).filter(|piece| !piece.is_empty())
 }
 
 fn toml_value(text: &str) -> Option<Value> {
-    format!("value = {text}")
-        .parse::<Table>()
-        .ok()?
-        .remove("value")
+    format!("value = {text}").parse::<Table>().ok()?.remove("value")
 }
 
 /// A value as an error shows it: as written in TOML, cut where it is long.

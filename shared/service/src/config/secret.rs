@@ -76,10 +76,7 @@ impl Secrets {
     ///
     /// # Errors
     /// Every file that cannot be read or is empty, at once.
-    pub fn read(
-        llm: &Llm,
-        env: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigErrors> {
+    pub fn read(llm: &Llm, env: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
         let mut secrets = Self::default();
         for (name, value) in env.filter(|(_, value)| !value.trim().is_empty()) {
             let value = value.trim();

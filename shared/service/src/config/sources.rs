@@ -58,10 +58,9 @@ pub(super) fn read(layers: &mut Layers) -> BTreeMap<String, Source> {
         Some(Value::Table(table)) => table.clone(),
         Some(_) => {
             let place = layers.file.place("sources");
-            layers.problems.push(
-                Problem::new("sources", None, "must be sections, written [sources.NAME]")
-                    .at(&place),
-            );
+            layers
+                .problems
+                .push(Problem::new("sources", None, "must be sections, written [sources.NAME]").at(&place));
             Table::new()
         }
     };
@@ -71,15 +70,19 @@ pub(super) fn read(layers: &mut Layers) -> BTreeMap<String, Source> {
         let place = layers.file.place(&path);
         if !is_source_name(&name) {
             layers.problems.push(
-                Problem::new(&path, None, "a source's name is letters, digits, - and _, since it stands in addresses and subjects").at(&place),
+                Problem::new(
+                    &path,
+                    None,
+                    "a source's name is letters, digits, - and _, since it stands in addresses and subjects",
+                )
+                .at(&place),
             );
             continue;
         }
         let Value::Table(mut table) = value else {
-            layers.problems.push(
-                Problem::new(&path, None, format!("must be a section, written [{path}]"))
-                    .at(&place),
-            );
+            layers
+                .problems
+                .push(Problem::new(&path, None, format!("must be a section, written [{path}]")).at(&place));
             continue;
         };
         let mapping = table.remove("mapping");
@@ -112,22 +115,16 @@ fn defaults_of(layers: &Layers) -> (Table, Table) {
     (shape, mapping)
 }
 
-fn read_mapping(
-    layers: &mut Layers,
-    source: &str,
-    value: Option<Value>,
-    defaults: Table,
-) -> Mapping {
+fn read_mapping(layers: &mut Layers, source: &str, value: Option<Value>, defaults: Table) -> Mapping {
     let path = format!("{source}.mapping");
     let table = match value {
         None => Table::new(),
         Some(Value::Table(table)) => table,
         Some(_) => {
             let place = layers.file.place(&path);
-            layers.problems.push(
-                Problem::new(&path, None, format!("must be a section, written [{path}]"))
-                    .at(&place),
-            );
+            layers
+                .problems
+                .push(Problem::new(&path, None, format!("must be a section, written [{path}]")).at(&place));
             Table::new()
         }
     };
@@ -135,10 +132,7 @@ fn read_mapping(
     let mut dotted = |key: &str| {
         let text = section.optional(key)?;
         if text.split('.').any(|part| part.trim().is_empty()) {
-            section.problem(
-                key,
-                "must be names separated by single dots, such as data.alerts",
-            );
+            section.problem(key, "must be names separated by single dots, such as data.alerts");
         }
         Some(text)
     };
@@ -171,10 +165,7 @@ fn read_source(section: &mut Section<'_>, mapping: Mapping) -> Source {
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
     if !is_header {
-        section.problem(
-            "hmac_header",
-            "must be a header's name: letters, digits, - and _",
-        );
+        section.problem("hmac_header", "must be a header's name: letters, digits, - and _");
     }
     source
 }

@@ -35,11 +35,7 @@ impl Tools {
                 "must be an address that begins with http:// or https://",
             );
         }
-        if !tools
-            .curl_allowed_networks
-            .iter()
-            .all(|text| is_network(text))
-        {
+        if !tools.curl_allowed_networks.iter().all(|text| is_network(text)) {
             section.problem(
                 "curl_allowed_networks",
                 "must be networks in CIDR notation, such as 10.0.0.0/8 or fd00::/8",
@@ -61,9 +57,7 @@ pub(super) fn is_http_url(text: &str) -> bool {
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));
-    rest.is_some_and(|rest| {
-        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace)
-    })
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace))
 }
 
 fn is_network(text: &str) -> bool {
@@ -101,10 +95,7 @@ impl Fix {
         Self {
             verbs: section.list("verbs"),
             allowed_namespaces: section.list("allowed_namespaces"),
-            mode: section.one_of(
-                "mode",
-                &[("auto", FixMode::Auto), ("propose", FixMode::Propose)],
-            ),
+            mode: section.one_of("mode", &[("auto", FixMode::Auto), ("propose", FixMode::Propose)]),
         }
     }
 }
