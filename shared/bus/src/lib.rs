@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The log, by NATS JetStream: connecting, the table of streams and consumers, reading and appending,
+//! consuming with the ack policy, large bodies, and a simulated broker with the same behaviour.
+//!
+//! Invariants:
+//! - async-nats appears behind this crate's types only, except for core NATS requests
+//!   ([`Connection::client`]).
+//! - What [`Log`] promises, `NatsLog` and `sim::SimLog` both keep: one table of conformance cases runs on both.
+#![warn(missing_docs)]
+
+pub mod connect;
+pub mod consume;
+pub mod failure;
+pub mod inbox;
+mod jitter;
+pub mod log;
+mod nats;
+pub mod topology;
+
+pub use connect::{ConnectError, Connection, Settings};
+pub use consume::{Consume, Handler, consume};
+pub use failure::Failure;
+pub use inbox::{Delivery, Inbox};
+pub use log::{
+    Appended, ConsumerState, Follow, Log, LogError, LogMessage, Position, StoredDeadLetter, StreamState,
+    Written,
+};
+pub use topology::{Durable, Sizes, StreamId};

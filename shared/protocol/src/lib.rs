@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod alerts;
+pub mod dead;
 pub mod envelope;
 pub mod facts;
 pub mod ids;
@@ -21,6 +22,7 @@ pub mod turns;
 pub mod views;
 
 pub use alerts::{Alert, AlertStatus, Disposition, DispositionKind};
+pub use dead::DeadLetter;
 pub use envelope::{DecodeError, decode, encode};
 pub use facts::{Begun, Cancel, Dead, Done, Fact, Input, Outcome, Start, StepError, StepFailure, TimerFired};
 pub use ids::{

@@ -1,0 +1,316 @@
+//! The connection to NATS: made from plain settings, checked once, kept for ever.
+//!
+//! Invariants:
+//! - The first connection has a deadline and an error text with the remedy; later ones are tried for ever,
+//!   with a bounded delay.
+//! - A server that cannot do what the protocol needs is refused before anything is written.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use async_nats::{ConnectOptions, Event, jetstream};
+
+/// The oldest server that has message schedules.
+pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
+
+/// How to reach NATS.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// Addresses, separated by commas: `nats://host:4222`, `tls://host:4222`.
+    pub url: String,
+    /// File with a user's credentials; takes the place of user and password.
+    pub credentials_file: Option<PathBuf>,
+    /// User name and password.
+    pub user_and_password: Option<(String, String)>,
+    /// PEM file with certificate authorities to trust beside the system's.
+    pub tls_ca_file: Option<PathBuf>,
+    /// How the server's own lists show this client: `fist scheduler on web-1`.
+    pub client_name: String,
+    /// How long one attempt may take.
+    pub attempt_time: Duration,
+    /// How long to go on trying for the first connection.
+    pub deadline: Duration,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the password.
+        f.debug_struct("Settings")
+            .field("url", &self.url)
+            .field("client_name", &self.client_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub(crate) client: async_nats::Client,
+    pub(crate) context: jetstream::Context,
+    url: String,
+}
+
+/// Why there is no connection. The text is one sentence with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The settings cannot be right.
+    #[error("{reason}")]
+    Settings {
+        /// What is wrong, and the remedy.
+        reason: String,
+    },
+    /// No server answered within the deadline.
+    #[error(
+        "no NATS server answers at {url} ({reason}): start one, or set `nats.url` (FIST_NATS_URL) to where it is"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// The last attempt's error.
+        reason: String,
+    },
+    /// It refuses this user.
+    #[error(
+        "the NATS server at {url} refuses these credentials ({reason}): set `nats.user` and `nats.password`, or `nats.credentials_file`"
+    )]
+    Unauthorized {
+        /// Where.
+        url: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// It is too old.
+    #[error(
+        "nats-server ≥ {}.{} is needed, found {found} at {url}: upgrade it (2.15 or newer is recommended)",
+        SERVER_VERSION_MIN.0,
+        SERVER_VERSION_MIN.1
+    )]
+    TooOld {
+        /// Where.
+        url: String,
+        /// Its version.
+        found: String,
+    },
+    /// It has no JetStream.
+    #[error(
+        "the NATS server at {url} has no JetStream ({reason}): start it with `-js`, or enable `jetstream` in its configuration and for this account"
+    )]
+    NoJetStream {
+        /// Where.
+        url: String,
+        /// The server's words.
+        reason: String,
+    },
+}
+
+/// One JetStream request may take this long.
+pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// Pauses between attempts to reconnect grow to this.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// Pause between attempts at the first connection.
+const FIRST_CONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+impl Connection {
+    /// Connects, and checks that the server can do what is needed.
+    ///
+    /// # Errors
+    /// [`ConnectError`], after [`Settings::deadline`] at the latest.
+    pub async fn open(settings: &Settings) -> Result<Self, ConnectError> {
+        let deadline = tokio::time::Instant::now() + settings.deadline;
+        let url = settings.url.clone();
+        let client = loop {
+            let error = match options(settings).await?.connect(addresses(&url)?).await {
+                Ok(client) => break client,
+                Err(error) => error,
+            };
+            let reason = error.to_string();
+            if matches!(
+                error.kind(),
+                async_nats::ConnectErrorKind::Authentication
+                    | async_nats::ConnectErrorKind::AuthorizationViolation
+            ) {
+                return Err(ConnectError::Unauthorized { url, reason });
+            }
+            if tokio::time::Instant::now() + FIRST_CONNECT_PAUSE >= deadline {
+                return Err(ConnectError::Unreachable { url, reason });
+            }
+            tracing::debug!(url, reason, "no NATS server yet");
+            tokio::time::sleep(FIRST_CONNECT_PAUSE).await;
+        };
+        let context = jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIME)
+            .ack_timeout(REQUEST_TIME)
+            .build(client.clone());
+        let connection = Self { client, context, url };
+        connection.check_server(deadline).await?;
+        Ok(connection)
+    }
+
+    /// Whether the server is reachable at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// The server's version, as it was told at the last connect.
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+
+    /// Where it was configured to connect to.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The client, for requests and services on core NATS (`fist.query.*`).
+    pub fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
+    /// Sends what is buffered (acks among it) and closes. Bounded in time.
+    pub async fn close(self) {
+        let _ = tokio::time::timeout(REQUEST_TIME, self.client.flush()).await;
+        let _ = self.client.drain().await;
+    }
+
+    async fn check_server(&self, deadline: tokio::time::Instant) -> Result<(), ConnectError> {
+        let info = self.client.server_info();
+        let url = self.url.clone();
+        if !is_new_enough(&info.version) {
+            return Err(ConnectError::TooOld {
+                url,
+                found: info.version,
+            });
+        }
+        // A cluster that elects its leader answers a little later.
+        loop {
+            let reason = match self.context.query_account().await {
+                Ok(_) => return Ok(()),
+                Err(error) => error.to_string(),
+            };
+            if !info.jetstream || tokio::time::Instant::now() + FIRST_CONNECT_PAUSE >= deadline {
+                return Err(ConnectError::NoJetStream { url, reason });
+            }
+            tokio::time::sleep(FIRST_CONNECT_PAUSE).await;
+        }
+    }
+}
+
+/// Whether a version such as `2.15.2` or `2.12.0-RC.1` has what is needed.
+pub(crate) fn is_new_enough(version: &str) -> bool {
+    let mut numbers = version
+        .trim_start_matches('v')
+        .split(['.', '-', '+'])
+        .map(|part| part.parse::<u64>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) >= SERVER_VERSION_MIN,
+        _ => false,
+    }
+}
+
+fn addresses(url: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    let addresses: Result<Vec<_>, _> = url
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            part.parse::<async_nats::ServerAddr>()
+                .map_err(|error| ConnectError::Settings {
+                    reason: format!(
+                        "`nats.url`: `{part}` is not an address such as nats://127.0.0.1:4222: {error}"
+                    ),
+                })
+        })
+        .collect();
+    match addresses? {
+        list if list.is_empty() => Err(ConnectError::Settings {
+            reason: "`nats.url` is empty: set it to an address such as nats://127.0.0.1:4222".to_owned(),
+        }),
+        list => Ok(list),
+    }
+}
+
+async fn options(settings: &Settings) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new()
+        .name(&settings.client_name)
+        .connection_timeout(settings.attempt_time)
+        .request_timeout(Some(REQUEST_TIME))
+        .max_reconnects(None)
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(|event| async move { log_event(&event) });
+    if let Some(file) = &settings.credentials_file {
+        options = options
+            .credentials_file(file)
+            .await
+            .map_err(|error| ConnectError::Settings {
+                reason: format!(
+                    "`nats.credentials_file` {} cannot be read: {error}",
+                    file.display()
+                ),
+            })?;
+    } else if let Some((user, password)) = &settings.user_and_password {
+        options = options.user_and_password(user.clone(), password.clone());
+    }
+    if let Some(file) = &settings.tls_ca_file {
+        if !file.is_file() {
+            return Err(ConnectError::Settings {
+                reason: format!("`nats.tls_ca_file` {} is not a file", file.display()),
+            });
+        }
+        options = options.add_root_certificates(file.clone());
+    }
+    Ok(options)
+}
+
+/// 0, 50, 100, 200 … 2,000 ms, with the process's own jitter so that replicas do not come back in step.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1))
+        .unwrap_or(u32::MAX)
+        .min(6);
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let base = Duration::from_millis(25 << doublings).min(RECONNECT_DELAY_MAX);
+    base + crate::jitter::up_to(base / 4)
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => tracing::warn!("disconnected from NATS; reconnecting"),
+        Event::LameDuckMode => tracing::info!("the NATS server is shutting down; moving to another"),
+        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
+        Event::SlowConsumer(subscription) => {
+            tracing::warn!(
+                subscription,
+                "a subscription is slow; messages of it were dropped"
+            );
+        }
+        Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error"),
+        Event::ClientError(error) => tracing::warn!(%error, "the NATS client reports an error"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for good in ["2.12.0", "2.15.2", "v2.12.1", "3.0.0", "2.12.0-RC.2"] {
+            assert!(is_new_enough(good), "{good}");
+        }
+        for bad in ["2.9.25", "2.11.99", "1.99.0", "", "two"] {
+            assert!(!is_new_enough(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reconnect_delays_are_bounded() {
+        assert_eq!(reconnect_delay(0), Duration::ZERO);
+        assert_eq!(reconnect_delay(1), Duration::ZERO);
+        for attempt in 2..200 {
+            assert!(reconnect_delay(attempt) <= RECONNECT_DELAY_MAX * 5 / 4);
+        }
+    }
+}
