@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::config::ConfigErrors;
+
 /// Why a service cannot go on: what was tried, and why it failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fatal {
@@ -31,6 +33,12 @@ impl Fatal {
             source = cause.source();
         }
         Self { message }
+    }
+}
+
+impl From<ConfigErrors> for Fatal {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::new(errors.to_string())
     }
 }
 

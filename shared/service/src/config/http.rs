@@ -1,7 +1,7 @@
 //! `[http]`, `[health]` and `[shutdown]`: the doors of a process, and its end.
 
+use super::Secret;
 use super::reader::Section;
-use super::{Secret, read_secret_file};
 
 /// The HTTP door of ingest. `config.default.toml` says what each key means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,24 +20,19 @@ pub struct Http {
 
 impl Http {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
-        let listen = section.listen("listen").unwrap_or_else(|| {
-            section.problem("listen", "must be HOST:PORT, such as 0.0.0.0:8080");
-            String::new()
-        });
         let mut tokens = section.secrets("tokens");
-        if let Some(path) = section.path("tokens_file") {
-            match read_secret_file(&path) {
-                Ok(text) => tokens.extend(
-                    text.lines()
-                        .map(str::trim)
-                        .filter(|line| !line.is_empty())
-                        .map(Secret::new),
-                ),
-                Err(reason) => section.problem("tokens_file", &reason),
-            }
+        let lines = |text: &str| -> Vec<Secret> {
+            text.lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .map(Secret::new)
+                .collect()
+        };
+        if let Some(read) = section.secret_file("tokens_file", lines) {
+            tokens.extend(read.unwrap_or_else(|| vec![Secret::unreadable()]));
         }
         Self {
-            listen,
+            listen: section.listen("listen"),
             tokens,
             body_bytes_max: section.count("body_bytes_max", 1024..=64 * 1024 * 1024),
             request_timeout_ms: section.number("request_timeout_ms", 100..=600_000),
@@ -59,7 +54,7 @@ pub struct Health {
 impl Health {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
         Self {
-            listen: section.listen("listen"),
+            listen: section.optional_listen("listen"),
         }
     }
 }

@@ -33,7 +33,9 @@ impl Log {
             level: section.text("level"),
             format: section.one_of("format", &formats),
         };
-        if tracing_subscriber::EnvFilter::try_new(&log.level).is_err() {
+        if !log.level.split(',').all(is_directive)
+            || tracing_subscriber::EnvFilter::try_new(&log.level).is_err()
+        {
             section.problem(
                 "level",
                 "must be error, warn, info, debug or trace, or a list such as info,scheduler=debug",
@@ -41,4 +43,12 @@ impl Log {
         }
         log
     }
+}
+
+/// A level, or a target's. The filter itself would take a misspelt level for
+/// a target's name and go on without a word.
+fn is_directive(text: &str) -> bool {
+    let level = text.split_once('=').map_or(text, |(_, level)| level);
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    levels.contains(&level.trim().to_ascii_lowercase().as_str())
 }

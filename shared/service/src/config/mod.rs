@@ -71,6 +71,9 @@ pub struct Config {
     pub fix: Fix,
     pub database: Database,
     pub log: Log,
+    /// Files of `[http]` and `[sources]` secrets that this process cannot
+    /// read; see [`Config::require_secrets`].
+    pub unreadable: Vec<Problem>,
 }
 
 impl Default for Config {
@@ -110,11 +113,10 @@ impl Config {
         file: Option<(&str, &str)>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        let file = match file.map(|(name, text)| FileLayer::parse(name, text).map_err(|e| (name, e))) {
+        let file = match file.map(|(name, text)| FileLayer::parse(name, text)) {
             None => FileLayer::default(),
             Some(Ok(layer)) => layer,
-            Some(Err((name, reason))) => {
-                let problem = Problem::new(name, None, format!("is not valid TOML: {}", reason.trim_end()));
+            Some(Err(problem)) => {
                 return Err(ConfigErrors {
                     problems: vec![problem],
                 });
@@ -130,16 +132,33 @@ impl Config {
         }
     }
 
+    /// Refuses to go on without the secrets of the HTTP door, for the service
+    /// that opens it. The others share the configuration, but need not have
+    /// these files mounted. Where this is not called, such a door stays shut.
+    ///
+    /// # Errors
+    /// Every file that cannot be read.
+    pub fn require_secrets(&self) -> Result<(), ConfigErrors> {
+        if self.unreadable.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigErrors {
+            problems: self.unreadable.clone(),
+        })
+    }
+
     fn read(file: FileLayer, env: impl Iterator<Item = (String, String)>) -> (Self, Layers) {
         let mut layers = Layers {
             defaults: DEFAULTS.parse().expect("config.default.toml is TOML by test"),
             file,
             variables: env.filter(|(name, _)| name.starts_with("FIST_")).collect(),
             problems: Vec::new(),
+            unreadable: Vec::new(),
             asked: Default::default(),
         };
         layers.refuse_unknown(is_foreign);
-        let config = Self {
+        let mut config = Self {
+            unreadable: Vec::new(),
             nats: Nats::read(&mut layers.section("nats")),
             http: Http::read(&mut layers.section("http")),
             health: Health::read(&mut layers.section("health")),
@@ -155,6 +174,7 @@ impl Config {
             database: Database::read(&mut layers.section("database")),
             log: Log::read(&mut layers.section("log")),
         };
+        config.unreadable = std::mem::take(&mut layers.unreadable);
         (config, layers)
     }
 }

@@ -36,9 +36,15 @@ pub(super) struct FileLayer {
 }
 
 impl FileLayer {
-    /// Parses a file; the error is TOML's own, which shows line and column.
-    pub(super) fn parse(name: &str, text: &str) -> Result<Self, String> {
-        let values = text.parse::<Table>().map_err(|e| e.to_string())?;
+    /// Parses a file. The error says the place and the mistake, but does not
+    /// quote the line as TOML's own would: a password may stand there.
+    pub(super) fn parse(name: &str, text: &str) -> Result<Self, Problem> {
+        let values = text.parse::<Table>().map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let place = format!("{name}:{}", line_at(text, start));
+            let message = error.message().lines().collect::<Vec<_>>().join("; ");
+            Problem::new("not valid TOML", None, message).at(&place)
+        })?;
         let mut lines = BTreeMap::new();
         if let Ok(table) = toml::de::DeTable::parse(text) {
             collect_lines(text, table.get_ref(), "", &mut lines);
@@ -66,12 +72,15 @@ fn collect_lines(
 ) {
     for (key, value) in table {
         let path = join(prefix, key.get_ref());
-        let before = text.get(..key.span().start).unwrap_or_default();
-        lines.insert(path.clone(), before.matches('\n').count() + 1);
+        lines.insert(path.clone(), line_at(text, key.span().start));
         if let Some(inner) = value.get_ref().as_table() {
             collect_lines(text, inner, &path, lines);
         }
     }
+}
+
+fn line_at(text: &str, byte: usize) -> usize {
+    text.bytes().take(byte).filter(|byte| *byte == b'\n').count() + 1
 }
 
 fn join(prefix: &str, key: &str) -> String {
@@ -89,6 +98,8 @@ pub(super) struct Layers {
     /// `FIST_*` variables, not yet matched to keys.
     pub(super) variables: BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
+    /// Files of secrets that cannot be read, which only matters to their users.
+    pub(super) unreadable: Vec<Problem>,
     /// Full names of the keys that were read; a test compares them with the defaults.
     pub(super) asked: BTreeSet<String>,
 }
@@ -274,21 +285,26 @@ impl Section<'_> {
     /// A secret given by itself or as the file that holds it.
     pub(super) fn secret_or_file(&mut self, key: &str, file_key: &str) -> Option<Secret> {
         let direct = self.secret(key);
-        let path = self.path(file_key);
-        match (direct, path) {
-            (Some(_), Some(_)) => {
-                let text = format!("is set together with {file_key}; keep one of the two");
-                self.problem_hidden(key, &text);
-                None
+        let from_file = self.secret_file(file_key, |text| Secret::new(text));
+        if direct.is_some() && from_file.is_some() {
+            let text = format!("is set together with {file_key}; keep one of the two");
+            self.problem_hidden(key, &text);
+        }
+        direct.or(from_file.map(|read| read.unwrap_or_else(Secret::unreadable)))
+    }
+
+    /// What stands in a secret's file; `Some(None)` where it cannot be read,
+    /// which is no problem yet: each process gets only its own secrets mounted.
+    pub(super) fn secret_file<T>(&mut self, key: &str, read: impl FnOnce(&str) -> T) -> Option<Option<T>> {
+        let path = self.path(key)?;
+        match read_secret_file(&path) {
+            Ok(text) => Some(Some(read(&text))),
+            Err(reason) => {
+                let given = self.given(key);
+                let problem = self.named(key, &given.origin, &show(&given.value), &reason);
+                self.layers.unreadable.push(problem);
+                Some(None)
             }
-            (direct, None) => direct,
-            (None, Some(path)) => match read_secret_file(&path) {
-                Ok(text) => Some(Secret::new(text)),
-                Err(reason) => {
-                    self.problem(file_key, &reason);
-                    None
-                }
-            },
         }
     }
 
@@ -396,15 +412,25 @@ impl Section<'_> {
     }
 
     /// An address to listen at: `HOST:PORT`, port 0 for a free one.
-    pub(super) fn listen(&mut self, key: &str) -> Option<String> {
-        let text = self.optional(key)?;
-        let valid = text
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if !valid {
-            self.problem(key, "must be HOST:PORT, such as 0.0.0.0:8080");
+    pub(super) fn listen(&mut self, key: &str) -> String {
+        let given = self.given(key);
+        match given.value.as_str().filter(|text| is_address(text)) {
+            Some(text) => text.to_owned(),
+            None => {
+                self.refuse(key, &given, "must be HOST:PORT, such as 0.0.0.0:8080");
+                String::new()
+            }
         }
-        Some(text)
+    }
+
+    /// The same, where an empty text means "not at all".
+    pub(super) fn optional_listen(&mut self, key: &str) -> Option<String> {
+        let is_empty = self
+            .given(key)
+            .value
+            .as_str()
+            .is_some_and(|text| text.trim().is_empty());
+        if is_empty { None } else { Some(self.listen(key)) }
     }
 
     /// Records what is wrong with a key's value, however it was given.
@@ -424,13 +450,17 @@ impl Section<'_> {
     }
 
     fn push(&mut self, key: &str, origin: &Origin, shown: &str, text: &str) {
+        let problem = self.named(key, origin, shown, text);
+        self.layers.problems.push(problem);
+    }
+
+    fn named(&self, key: &str, origin: &Origin, shown: &str, text: &str) -> Problem {
         let full = join(&self.path, key);
-        let problem = match origin {
+        match origin {
             Origin::Variable(name) => Problem::new(name, Some(shown), text),
             Origin::File(place) => Problem::new(&full, Some(shown), text).at(place),
             Origin::Default => Problem::new(&full, Some(shown), text),
-        };
-        self.layers.problems.push(problem);
+        }
     }
 
     /// The value that wins. One from a variable is read as what the default is;
@@ -465,6 +495,11 @@ impl Section<'_> {
             },
         }
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 fn parse_like(default: &Value, text: &str) -> Value {

@@ -4,6 +4,8 @@
 //! logging or serializing a secret gives a fixed word, whatever its length.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::OnceLock;
 
 use serde::{Serialize, Serializer};
 
@@ -20,6 +22,18 @@ impl Secret {
     /// Wraps a text; from here on it is only visible through [`Secret::expose`].
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// Stands for a secret whose file this process cannot read. It equals
+    /// nothing that anyone could send: a door that was to be locked must not
+    /// open because its key is missing.
+    pub(super) fn unreadable() -> Self {
+        static ONCE: OnceLock<String> = OnceLock::new();
+        let text = ONCE.get_or_init(|| {
+            let half = || RandomState::new().build_hasher().finish();
+            format!("{:016x}{:016x}", half(), half())
+        });
+        Self(text.clone())
     }
 
     /// The text itself, for the one place that sends or compares it.

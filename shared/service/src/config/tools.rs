@@ -43,9 +43,12 @@ impl Tools {
         }
         for pattern in &tools.redact {
             if let Err(error) = regex::Regex::new(pattern) {
+                // The error draws the pattern over several lines; its last says what is wrong.
+                let text = error.to_string();
+                let reason = text.lines().last().unwrap_or_default();
                 section.problem(
                     "redact",
-                    &format!("{pattern:?} is not a regular expression: {error}"),
+                    &format!("{pattern:?} is not a regular expression: {reason}"),
                 );
             }
         }
