@@ -6,11 +6,15 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Mutex;
 
 use expect_test::expect_file;
 use service::config::{Config, keys};
 
 const MARKER: &str = "<!-- Below: generated from shared/service/config.default.toml; UPDATE_EXPECT=1 cargo test -p service -->";
+
+/// While one test writes the page, no other may read it.
+static WRITING: Mutex<()> = Mutex::new(());
 
 fn page() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
@@ -19,6 +23,7 @@ fn page() -> String {
 
 #[test]
 fn the_page_lists_every_key_and_no_other() {
+    let _writing = WRITING.lock().unwrap();
     let page = page();
     let (by_hand, _) = page
         .split_once(MARKER)
@@ -28,6 +33,7 @@ fn the_page_lists_every_key_and_no_other() {
 
 #[test]
 fn the_page_s_own_example_is_valid() {
+    let _reading = WRITING.lock();
     let page = page();
     let example = page
         .split("```toml\n")
@@ -47,6 +53,7 @@ fn every_variable_that_the_page_names_exists() {
         "FIST_INGEST_SERVICE_HOST",
         "FIST_AGENT_CONCURENCY",
     ];
+    let _reading = WRITING.lock();
     let page = page();
     let named = page
         .split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))

@@ -131,6 +131,17 @@ impl Probe {
     }
 }
 
+/// What the health door answers about readiness.
+fn ready(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 fn misuse_ends_with_2() {
     let (code, said) = start(&["--confg", "x"], &[]).end();
     assert_eq!(
@@ -192,12 +203,7 @@ fn a_signal_ends_it_in_order() {
         let mut probe = start(&[], &[("FIST_HEALTH_LISTEN", &address.to_string())]);
         let line = probe.until("at work");
         assert!(line.starts_with('{'), "JSON where no terminal is: {line}");
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = ready(&address.to_string());
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         probe.signal(name);
         let (code, said) = probe.end();
@@ -234,16 +240,11 @@ fn a_second_signal_ends_it_at_once() {
     probe.signal("INT");
     probe.until("asked to end");
     // While it drains, the health door is open and says so.
-    let mut stream = TcpStream::connect(&address).unwrap();
-    stream
-        .write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.contains("the process is ending"),
-        "{answer}"
-    );
+    let deadline = Instant::now() + DEADLINE;
+    while !ready(&address).contains("the process is ending") {
+        assert!(Instant::now() < deadline, "readiness never told of the end");
+    }
+    assert!(ready(&address).starts_with("HTTP/1.1 503"));
     probe.signal("INT");
     let (code, said) = probe.end();
     assert_eq!(code, 130, "{said}");

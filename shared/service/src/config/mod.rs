@@ -14,6 +14,7 @@ mod docs;
 mod errors;
 mod http;
 mod ingest;
+mod layers;
 mod log;
 mod nats;
 mod reader;
@@ -40,7 +41,8 @@ pub use sources::{Mapping, Source, SourceKind};
 pub use tools::{Fix, FixMode, Tools};
 
 use errors::nearest;
-use reader::{FileLayer, Layers};
+use layers::{FileLayer, Layers};
+use reader::Section;
 
 /// Every key with its meaning and default.
 pub const DEFAULTS: &str = include_str!("../../config.default.toml");
@@ -159,20 +161,20 @@ impl Config {
         layers.refuse_unknown(is_foreign);
         let mut config = Self {
             unreadable: Vec::new(),
-            nats: Nats::read(&mut layers.section("nats")),
-            http: Http::read(&mut layers.section("http")),
-            health: Health::read(&mut layers.section("health")),
-            shutdown: Shutdown::read(&mut layers.section("shutdown")),
+            nats: Nats::read(&mut Section::top(&mut layers, "nats")),
+            http: Http::read(&mut Section::top(&mut layers, "http")),
+            health: Health::read(&mut Section::top(&mut layers, "health")),
+            shutdown: Shutdown::read(&mut Section::top(&mut layers, "shutdown")),
             sources: sources::read(&mut layers),
-            ingest: Ingest::read(&mut layers.section("ingest")),
-            scheduler: Scheduler::read(&mut layers.section("scheduler")),
-            cli: Cli::read(&mut layers.section("cli")),
-            agent: Agent::read(&mut layers.section("agent")),
-            llm: Llm::read(&mut layers.section("llm")),
-            tools: Tools::read(&mut layers.section("tools")),
-            fix: Fix::read(&mut layers.section("fix")),
-            database: Database::read(&mut layers.section("database")),
-            log: Log::read(&mut layers.section("log")),
+            ingest: Ingest::read(&mut Section::top(&mut layers, "ingest")),
+            scheduler: Scheduler::read(&mut Section::top(&mut layers, "scheduler")),
+            cli: Cli::read(&mut Section::top(&mut layers, "cli")),
+            agent: Agent::read(&mut Section::top(&mut layers, "agent")),
+            llm: Llm::read(&mut Section::top(&mut layers, "llm")),
+            tools: Tools::read(&mut Section::top(&mut layers, "tools")),
+            fix: Fix::read(&mut Section::top(&mut layers, "fix")),
+            database: Database::read(&mut Section::top(&mut layers, "database")),
+            log: Log::read(&mut Section::top(&mut layers, "log")),
         };
         config.unreadable = std::mem::take(&mut layers.unreadable);
         (config, layers)

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use super::reader::{Layers, Section};
+use super::layers::Layers;
+use super::reader::Section;
 use super::{Problem, Secret};
 
 /// One configured source of alerts.

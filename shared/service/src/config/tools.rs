@@ -45,7 +45,11 @@ impl Tools {
             if let Err(error) = regex::Regex::new(pattern) {
                 // The error draws the pattern over several lines; its last says what is wrong.
                 let text = error.to_string();
-                let reason = text.lines().last().unwrap_or_default();
+                let reason = text
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ");
                 section.problem(
                     "redact",
                     &format!("{pattern:?} is not a regular expression: {reason}"),
