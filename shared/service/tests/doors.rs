@@ -260,6 +260,28 @@ async fn a_client_that_never_finishes_its_head_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_client_that_keeps_its_connection_idle_is_cut_off() {
+    let brief = Limits {
+        header_timeout: Duration::from_millis(50),
+        ..limits()
+    };
+    let app = Router::new().route("/", get(|| async { "answer" }));
+    let door = open(app, brief).await;
+    let mut idle = door.connect().await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answers = String::new();
+    // Kept alive after the answer, and closed without a second request.
+    timeout(DEADLINE, idle.read_to_string(&mut answers))
+        .await
+        .expect("the connection is closed")
+        .unwrap();
+    assert_eq!(body(&answers), "answer");
+    door.close().await;
+}
+
+#[tokio::test]
 async fn a_client_that_stops_reading_gives_its_place_to_another() {
     // More than the kernel buffers of one connection hold.
     let large = || async { vec![0_u8; 64 * 1024 * 1024] };
