@@ -132,7 +132,8 @@ pub struct Again<'a, E> {
 }
 
 /// Runs `attempt` until it succeeds, fails for good, the policy's attempts are
-/// used up, or the process ends. `on_again` is called before each wait.
+/// used up, or the process ends, which drops an attempt that is under way.
+/// `on_again` is called before each wait.
 ///
 /// # Errors
 /// Why there will be no further attempt.

@@ -72,8 +72,10 @@ struct Inner {
     llm_tokens: Counters<3>,
     tool_calls: Counters<2>,
     tool_seconds: Histograms<1>,
-    projection_messages: Gauge,
-    projection_seconds: Gauge<f64, AtomicU64>,
+    // Families without labels: only the process that writes the database
+    // shows a lag, where a bare gauge would claim 0 for all the others.
+    projection_messages: Gauges<0>,
+    projection_seconds: Seconds<0>,
 }
 
 /// What one call of a model took, in tokens.
@@ -102,6 +104,15 @@ impl Metrics {
         let mut registry = Registry::with_prefix("fist");
         let step_histogram: fn() -> Histogram = || Histogram::new(STEP_SECONDS);
         let call_histogram: fn() -> Histogram = || Histogram::new(CALL_SECONDS);
+        let build: Gauges<1> = add(
+            &mut registry,
+            "build_info",
+            "Always 1; the version is its label",
+            Family::default(),
+        );
+        build
+            .get_or_create(&[("version", env!("CARGO_PKG_VERSION").to_owned())])
+            .set(1);
         let inner = Inner {
             alerts: add(
                 &mut registry,
@@ -215,13 +226,13 @@ impl Metrics {
                 &mut registry,
                 "projection_lag_messages",
                 "Messages of the log that are not in the database yet",
-                Gauge::default(),
+                Family::default(),
             ),
             projection_seconds: add(
                 &mut registry,
                 "projection_lag_seconds",
                 "Age of the oldest message of the log that is not in the database yet",
-                Gauge::default(),
+                Family::default(),
             ),
             seen: Mutex::default(),
             registry,
@@ -377,10 +388,12 @@ impl Metrics {
 
     /// How far the database is behind the log.
     pub fn projection_lag(&self, messages: u64, oldest: Duration) {
+        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+        self.inner.projection_messages.get_or_create(&[]).set(messages);
         self.inner
-            .projection_messages
-            .set(i64::try_from(messages).unwrap_or(i64::MAX));
-        self.inner.projection_seconds.set(oldest.as_secs_f64());
+            .projection_seconds
+            .get_or_create(&[])
+            .set(oldest.as_secs_f64());
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -499,6 +512,27 @@ mod tests {
             .count();
         assert_eq!(sources, LABEL_VALUES_MAX + 1);
         assert!(text.contains("fist_alerts_total{source=\"other\",disposition=\"started\"} 200"));
+    }
+
+    #[test]
+    fn only_who_writes_the_database_shows_its_lag() {
+        let metrics = Metrics::new();
+        let lag = |metrics: &Metrics| {
+            let text = metrics.encode();
+            text.lines()
+                .filter(|line| line.starts_with("fist_projection"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lag(&metrics), [""; 0]);
+        metrics.projection_lag(3, Duration::from_millis(1500));
+        assert_eq!(
+            lag(&metrics),
+            [
+                "fist_projection_lag_messages{} 3",
+                "fist_projection_lag_seconds{} 1.5"
+            ]
+        );
     }
 
     #[test]

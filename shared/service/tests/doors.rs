@@ -167,7 +167,7 @@ async fn metrics_are_served_filled() {
         r#"fist_http_requests_total{route="/api/v1/executions/{id}",method="GET",status="200"} 1"#,
         r#"fist_llm_tokens_total{provider="anthropic",model="claude-sonnet-4-5",kind="cached"} 60"#,
         r#"fist_tool_calls_total{tool="kubectl",outcome="ok"} 1"#,
-        "fist_projection_lag_messages 3",
+        "fist_projection_lag_messages{} 3",
     ] {
         assert!(
             body(&answer).lines().any(|seen| seen == line),
