@@ -5,9 +5,10 @@
 //!   with a bounded delay.
 //! - A server that cannot do what the protocol needs is refused before anything is written.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::{ConnectOptions, Event, jetstream};
+use tokio::sync::watch;
 
 /// The oldest server that has message schedules.
 pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
@@ -47,6 +48,7 @@ pub struct Connection {
     pub(crate) client: async_nats::Client,
     pub(crate) context: jetstream::Context,
     url: String,
+    reconnects: watch::Receiver<u64>,
 }
 
 /// Why there is no connection. The text is one sentence with the remedy.
@@ -119,8 +121,14 @@ impl Connection {
     pub async fn open(settings: &Settings) -> Result<Self, ConnectError> {
         let deadline = tokio::time::Instant::now() + settings.deadline;
         let url = settings.url.clone();
+        let (connects, reconnects) = watch::channel(0);
+        let connects = Arc::new(connects);
         let client = loop {
-            let error = match options(settings).await?.connect(addresses(&url)?).await {
+            let error = match options(settings, Arc::clone(&connects))
+                .await?
+                .connect(addresses(&url)?)
+                .await
+            {
                 Ok(client) => break client,
                 Err(error) => error,
             };
@@ -142,7 +150,12 @@ impl Connection {
             .timeout(REQUEST_TIME)
             .ack_timeout(REQUEST_TIME)
             .build(client.clone());
-        let connection = Self { client, context, url };
+        let connection = Self {
+            client,
+            context,
+            url,
+            reconnects,
+        };
         connection.check_server(deadline).await?;
         Ok(connection)
     }
@@ -171,6 +184,11 @@ impl Connection {
     pub async fn close(self) {
         let _ = tokio::time::timeout(REQUEST_TIME, self.client.flush()).await;
         let _ = self.client.drain().await;
+    }
+
+    /// Counts the connects, to notice what a broken connection has lost.
+    pub(crate) fn reconnects(&self) -> watch::Receiver<u64> {
+        self.reconnects.clone()
     }
 
     async fn check_server(&self, deadline: tokio::time::Instant) -> Result<(), ConnectError> {
@@ -230,14 +248,22 @@ fn addresses(url: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
     }
 }
 
-async fn options(settings: &Settings) -> Result<ConnectOptions, ConnectError> {
+async fn options(
+    settings: &Settings,
+    connects: Arc<watch::Sender<u64>>,
+) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new()
         .name(&settings.client_name)
         .connection_timeout(settings.attempt_time)
         .request_timeout(Some(REQUEST_TIME))
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
-        .event_callback(|event| async move { log_event(&event) });
+        .event_callback(move |event| {
+            if matches!(event, Event::Connected) {
+                connects.send_modify(|count| *count += 1);
+            }
+            async move { log_event(&event) }
+        });
     if let Some(file) = &settings.credentials_file {
         options = options
             .credentials_file(file)

@@ -4,24 +4,34 @@
 //! Invariants:
 //! - async-nats appears behind this crate's types only, except for core NATS requests
 //!   ([`Connection::client`]).
-//! - What [`Log`] promises, `NatsLog` and `sim::SimLog` both keep: one table of conformance cases runs on both.
+//! - What [`Log`] promises, [`NatsLog`] and `sim::SimLog` both keep: one table of conformance cases runs on
+//!   both.
 #![warn(missing_docs)]
 
+pub mod blobs;
 pub mod connect;
 pub mod consume;
+pub mod definitions;
 pub mod failure;
 pub mod inbox;
 mod jitter;
 pub mod log;
 mod nats;
+pub mod server;
+pub mod started;
+pub mod testing;
 pub mod topology;
 
+pub use blobs::Blobs;
 pub use connect::{ConnectError, Connection, Settings};
 pub use consume::{Consume, Handler, consume};
+pub use definitions::{Change, Definition, Definitions, Stored};
 pub use failure::Failure;
 pub use inbox::{Delivery, Inbox};
 pub use log::{
     Appended, ConsumerState, Follow, Log, LogError, LogMessage, Position, StoredDeadLetter, StreamState,
     Written,
 };
-pub use topology::{Durable, Sizes, StreamId};
+pub use nats::{NatsInbox, NatsLog};
+pub use started::{Started, StartedEntry};
+pub use topology::{Durable, Sizes, StreamId, TopologyError};

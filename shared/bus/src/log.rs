@@ -11,7 +11,7 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 use bytes::Bytes;
 use futures_util::Stream;
 use protocol::{
-    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TimerId, Timestamp,
+    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TimerId, Timestamp, subjects,
 };
 
 use crate::{
@@ -215,6 +215,23 @@ impl From<LogError> for Failure {
     }
 }
 
+/// The one string that guards appends to the lane of `subject`; `None` where it is in no lane.
+pub(crate) fn lane_of(subject: &Subject) -> Option<String> {
+    match subject {
+        Subject::Command(_, namespace, execution)
+        | Subject::Note(namespace, execution)
+        | Subject::Cancel(namespace, execution) => Some(subjects::lane_filter(namespace, *execution)),
+        _ => None,
+    }
+}
+
+pub(crate) fn not_a_lane(subject: &Subject) -> LogError {
+    LogError::Refused {
+        action: format!("append to {subject}"),
+        reason: "it is in no command lane".to_owned(),
+    }
+}
+
 /// Messages in stream order, without a gap, across reconnects. Ends with an error that is not transient,
 /// and otherwise never.
 pub struct Follow(Pin<Box<dyn Stream<Item = Result<LogMessage, LogError>> + Send>>);
@@ -343,11 +360,15 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// Sends progress to whoever is watching; dropped where that does not work at once.
     fn publish_live(&self, subject: &Subject, payload: Vec<u8>) -> impl Future<Output = ()> + Send;
 
-    /// Progress on `filter` from now on; lossy.
+    /// Progress on any of `filters`: the last minutes of it ([`Position::All`]), and what comes.
     ///
     /// # Errors
     /// [`LogError`] when it cannot begin.
-    fn follow_live(&self, filter: String) -> impl Future<Output = Result<Follow, LogError>> + Send;
+    fn follow_live(
+        &self,
+        filters: Vec<String>,
+        position: Position,
+    ) -> impl Future<Output = Result<Follow, LogError>> + Send;
 
     /// Sets a message aside.
     ///

@@ -2,12 +2,21 @@
 //!
 //! Invariants:
 //! - Services never create, change or delete any of these; they [`check`] that they are there.
-//! - `init` never deletes, and never changes what would lose messages; it names what is incompatible.
+//! - `init` never deletes a stream; it names what is incompatible.
 //! - Consumers have no `max_deliver` and no `backoff`: poison is counted by us, and the engine alone retries.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
+use async_nats::jetstream::{
+    self, ErrorCode,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    context::GetStreamErrorKind,
+    kv, object_store,
+    stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
+};
 use protocol::{TaskType, subjects};
+
+use crate::connect::Connection;
 
 /// A stream of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,5 +168,413 @@ impl Default for Sizes {
             blobs_bytes_max: 8 << 30,
             started_max_age: Duration::from_secs(90 * 24 * 3600),
         }
+    }
+}
+
+impl Sizes {
+    /// Small ones, for tests and machines with little disk: the server reserves what a stream may take.
+    pub fn small() -> Self {
+        Self {
+            log_bytes_max: 512 << 20,
+            alerts_bytes_max: 64 << 20,
+            blobs_bytes_max: 256 << 20,
+            ..Self::default()
+        }
+    }
+}
+
+/// How long live progress is kept for whoever comes late.
+const LIVE_MAX_AGE: Duration = Duration::from_secs(15 * 60);
+const LIVE_BYTES_MAX: i64 = 32 << 20;
+const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
+const DEAD_LETTERS_BYTES_MAX: i64 = 256 << 20;
+const WORKFLOWS_BYTES_MAX: i64 = 256 << 20;
+const STARTED_BYTES_MAX: i64 = 512 << 20;
+const TRIALS_BYTES_MAX: i64 = 16 << 20;
+/// A message that was not delivered for this long is not suspected any more.
+const TRIALS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// What the server publishes about messages that our consumers will not get again.
+const ADVISORIES: [&str; 2] = [
+    "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FIST_*.>",
+    "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.FIST_*.>",
+];
+
+/// The table of streams: [`StreamId`] by [`StreamId`].
+fn stream_config(id: StreamId, sizes: &Sizes) -> stream::Config {
+    let base = stream::Config {
+        name: id.name().to_owned(),
+        num_replicas: usize::from(sizes.replicas),
+        allow_direct: true,
+        ..stream::Config::default()
+    };
+    match id {
+        StreamId::Log => stream::Config {
+            description: Some(
+                "Punching Fist: facts, commands, turns and dispositions; every execution's truth".to_owned(),
+            ),
+            subjects: subjects::LOG_SUBJECTS.map(str::to_owned).to_vec(),
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::New,
+            max_age: sizes.log_max_age,
+            max_bytes: signed(sizes.log_bytes_max),
+            // Rule 1 holds as long as the first message exists.
+            deny_delete: true,
+            deny_purge: true,
+            ..base
+        },
+        StreamId::Alerts => stream::Config {
+            description: Some("Punching Fist: alerts as they came, until they are worked on".to_owned()),
+            subjects: vec![subjects::ALL_INTAKE.to_owned()],
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            max_bytes: signed(sizes.alerts_bytes_max),
+            ..base
+        },
+        StreamId::Timers => stream::Config {
+            description: Some("Punching Fist: timers, armed (set) and fired (fire)".to_owned()),
+            subjects: subjects::TIMER_SUBJECTS.map(str::to_owned).to_vec(),
+            // A fired timer goes when its fact is written; an armed one stays until it fires. No age limit: a
+            // schedule beyond it would never fire. No limit of bytes: the oldest would be dropped unfired.
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::Old,
+            // Arming a timer again takes the place of the former.
+            max_messages_per_subject: 1,
+            allow_message_schedules: true,
+            allow_rollup: true,
+            ..base
+        },
+        StreamId::DeadLetters => stream::Config {
+            description: Some("Punching Fist: what could not be processed, with the reason".to_owned()),
+            subjects: iter::once(subjects::ALL_DEAD)
+                .chain(ADVISORIES)
+                .map(str::to_owned)
+                .collect(),
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            max_age: DEAD_LETTERS_MAX_AGE,
+            max_bytes: DEAD_LETTERS_BYTES_MAX,
+            ..base
+        },
+        StreamId::Live => stream::Config {
+            description: Some("Punching Fist: progress for whoever is watching; lossy".to_owned()),
+            subjects: vec![subjects::ALL_LIVE.to_owned()],
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            storage: StorageType::Memory,
+            max_age: LIVE_MAX_AGE,
+            max_bytes: LIVE_BYTES_MAX,
+            num_replicas: 1,
+            // Nobody waits for its acknowledgements.
+            no_ack: true,
+            ..base
+        },
+    }
+}
+
+/// The table of KV buckets.
+fn bucket_configs(sizes: &Sizes) -> [kv::Config; 3] {
+    let bucket = |name: &str, description: &str, max_age: Duration, max_bytes: i64| kv::Config {
+        bucket: name.to_owned(),
+        description: description.to_owned(),
+        history: 1,
+        max_age,
+        max_bytes,
+        num_replicas: usize::from(sizes.replicas),
+        ..kv::Config::default()
+    };
+    [
+        bucket(
+            WORKFLOWS_BUCKET,
+            "Punching Fist: workflow definitions",
+            Duration::ZERO,
+            WORKFLOWS_BYTES_MAX,
+        ),
+        bucket(
+            STARTED_BUCKET,
+            "Punching Fist: what was started, longer than the log remembers",
+            sizes.started_max_age,
+            STARTED_BYTES_MAX,
+        ),
+        bucket(
+            TRIALS_BUCKET,
+            "Punching Fist: handlers that never came back, by message",
+            TRIALS_MAX_AGE,
+            TRIALS_BYTES_MAX,
+        ),
+    ]
+}
+
+/// The one object store.
+fn blobs_config(sizes: &Sizes) -> object_store::Config {
+    object_store::Config {
+        bucket: BLOBS_BUCKET.to_owned(),
+        description: Some("Punching Fist: bodies over 64 KiB, by their sha256".to_owned()),
+        max_bytes: signed(sizes.blobs_bytes_max),
+        num_replicas: usize::from(sizes.replicas),
+        ..object_store::Config::default()
+    }
+}
+
+fn consumer_config(durable: &Durable) -> pull::Config {
+    pull::Config {
+        durable_name: Some(durable.name.to_owned()),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: durable.ack_wait,
+        max_deliver: -1,
+        max_ack_pending: i64::from(durable.in_flight_max),
+        filter_subjects: (durable.filters)(),
+        ..pull::Config::default()
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Why the table could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// Something of that name is there that was made otherwise.
+    #[error(
+        "{name} exists with {setting} {found}, and {needed} is needed, which cannot be changed: back it up and remove it (`nats stream rm {name}`), then run `fist nats init` again"
+    )]
+    Incompatible {
+        /// The stream's name.
+        name: String,
+        /// Which setting.
+        setting: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        needed: String,
+    },
+    /// The server has not enough room.
+    #[error(
+        "NATS has not the storage that {name} asks for ({reason}): give the server more (`max_file_store`), or lower `nats.log_bytes_max`, `nats.alerts_bytes_max` and `nats.blobs_bytes_max`"
+    )]
+    NoRoom {
+        /// The stream's name.
+        name: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The server refuses for another reason.
+    #[error("NATS refused to set up {name}: {reason}")]
+    Refused {
+        /// The stream's, bucket's or consumer's name.
+        name: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// Some of it is not there.
+    #[error("NATS is not set up ({} missing): run `fist nats init`", missing.join(", "))]
+    Missing {
+        /// What is not there.
+        missing: Vec<String>,
+    },
+}
+
+/// Makes whatever of the table is not there, and brings what is there to `sizes`. Running it again changes
+/// nothing; two at once do no harm.
+///
+/// # Errors
+/// [`TopologyError`] names the stream and the setting.
+pub async fn init(connection: &Connection, sizes: &Sizes) -> Result<(), TopologyError> {
+    let context = &connection.context;
+    for id in StreamId::ALL {
+        make_stream(context, stream_config(id, sizes)).await?;
+    }
+    for config in bucket_configs(sizes) {
+        let name = format!("KV_{}", config.bucket);
+        let made = match context.get_stream(&name).await {
+            Ok(found) => {
+                resize(
+                    context,
+                    found.cached_info().config.clone(),
+                    config.max_age,
+                    config.max_bytes,
+                    sizes,
+                )
+                .await
+            }
+            Err(_) => context
+                .create_key_value(config)
+                .await
+                .map(drop)
+                .map_err(|error| refused(&name, &error)),
+        };
+        made?;
+    }
+    let name = format!("OBJ_{BLOBS_BUCKET}");
+    let blobs = blobs_config(sizes);
+    match context.get_stream(&name).await {
+        Ok(found) => {
+            resize(
+                context,
+                found.cached_info().config.clone(),
+                blobs.max_age,
+                blobs.max_bytes,
+                sizes,
+            )
+            .await?
+        }
+        Err(_) => {
+            let made = context.create_object_store(blobs).await;
+            made.map(drop).map_err(|error| refused(&name, &error))?;
+        }
+    }
+    for durable in DURABLES {
+        let made = context
+            .create_consumer_on_stream(consumer_config(&durable), durable.stream.name())
+            .await;
+        made.map(drop).map_err(|error| {
+            refused(
+                &format!("the consumer {} of {}", durable.name, durable.stream.name()),
+                &error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether everything of the table is there.
+///
+/// # Errors
+/// [`TopologyError::Missing`] with all that is not; [`TopologyError::Refused`] when the server cannot say.
+pub async fn check(connection: &Connection) -> Result<(), TopologyError> {
+    let context = &connection.context;
+    let streams = StreamId::ALL.map(|id| id.name().to_owned()).into_iter();
+    let buckets = [WORKFLOWS_BUCKET, STARTED_BUCKET, TRIALS_BUCKET].map(|bucket| format!("KV_{bucket}"));
+    let mut missing = Vec::new();
+    for name in streams.chain(buckets).chain([format!("OBJ_{BLOBS_BUCKET}")]) {
+        match context.get_stream(&name).await {
+            Ok(_) => {}
+            Err(error) if is_not_found(error.kind()) => missing.push(name),
+            Err(error) => return Err(refused(&name, &error)),
+        }
+    }
+    for durable in DURABLES {
+        if missing.iter().any(|name| name == durable.stream.name()) {
+            continue;
+        }
+        let name = format!("consumer {}", durable.name);
+        let stream = durable.stream.name();
+        let found = match context.get_stream_no_info(stream).await {
+            Ok(stream) => stream.get_consumer::<pull::Config>(durable.name).await,
+            Err(error) => return Err(refused(stream, &error)),
+        };
+        if found.is_err() {
+            missing.push(name);
+        }
+    }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(TopologyError::Missing { missing })
+    }
+}
+
+fn is_not_found(kind: GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+async fn make_stream(context: &jetstream::Context, config: stream::Config) -> Result<(), TopologyError> {
+    let name = config.name.clone();
+    match context.get_stream(&name).await {
+        Ok(found) => {
+            let found = &found.cached_info().config;
+            unchangeable(found, &config)?;
+            // What an operator has set beyond the table stays: placement, republish, metadata, compression.
+            let wanted = stream::Config {
+                description: config.description,
+                subjects: config.subjects,
+                discard: config.discard,
+                max_age: config.max_age,
+                max_bytes: config.max_bytes,
+                max_messages_per_subject: config.max_messages_per_subject,
+                num_replicas: config.num_replicas,
+                allow_direct: config.allow_direct,
+                deny_delete: config.deny_delete,
+                deny_purge: config.deny_purge,
+                allow_rollup: config.allow_rollup,
+                allow_message_schedules: config.allow_message_schedules,
+                no_ack: config.no_ack,
+                ..found.clone()
+            };
+            let updated = context.update_stream(wanted).await;
+            updated.map(drop).map_err(|error| refused(&name, &error))
+        }
+        Err(error) if is_not_found(error.kind()) => {
+            let created = context.create_stream(config).await;
+            created.map(drop).map_err(|error| refused(&name, &error))
+        }
+        Err(error) => Err(refused(&name, &error)),
+    }
+}
+
+/// Brings a bucket's stream to its size; everything else about it is the client library's.
+async fn resize(
+    context: &jetstream::Context,
+    found: stream::Config,
+    max_age: Duration,
+    max_bytes: i64,
+    sizes: &Sizes,
+) -> Result<(), TopologyError> {
+    let name = found.name.clone();
+    let wanted = stream::Config {
+        max_age,
+        max_bytes,
+        num_replicas: usize::from(sizes.replicas),
+        ..found
+    };
+    context
+        .update_stream(wanted)
+        .await
+        .map(drop)
+        .map_err(|error| refused(&name, &error))
+}
+
+/// What the server never changes about a stream that exists.
+fn unchangeable(found: &stream::Config, needed: &stream::Config) -> Result<(), TopologyError> {
+    let incompatible = |setting: &'static str, found_value: String, needed_value: String| {
+        if found_value == needed_value {
+            Ok(())
+        } else {
+            Err(TopologyError::Incompatible {
+                name: found.name.clone(),
+                setting,
+                found: found_value,
+                needed: needed_value,
+            })
+        }
+    };
+    incompatible(
+        "storage",
+        format!("{:?}", found.storage),
+        format!("{:?}", needed.storage),
+    )?;
+    incompatible(
+        "retention",
+        format!("{:?}", found.retention),
+        format!("{:?}", needed.retention),
+    )?;
+    if found.mirror.is_some() || found.sources.as_ref().is_some_and(|sources| !sources.is_empty()) {
+        return incompatible("source", "another stream".to_owned(), "none".to_owned());
+    }
+    Ok(())
+}
+
+fn refused(name: &str, error: &dyn std::error::Error) -> TopologyError {
+    let reason = error.to_string();
+    let name = name.to_owned();
+    if reason.contains("insufficient storage")
+        || reason.contains("insufficient memory")
+        || reason.contains("resource limits exceeded")
+    {
+        TopologyError::NoRoom { name, reason }
+    } else {
+        TopologyError::Refused { name, reason }
     }
 }

@@ -1,0 +1,163 @@
+//! A private nats-server for tests: a free port, a temporary directory, JetStream, and `kill -9`.
+//!
+//! Invariant: the server and its directory are gone when [`TestNats`] is dropped.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    connect::{Connection, Settings},
+    server::{Places, find_server},
+    topology::{self, Sizes},
+};
+
+/// A running nats-server. Panics where it cannot do what is asked, with the remedy: it is for tests.
+pub struct TestNats {
+    binary: PathBuf,
+    directory: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+/// How long a server may take to start.
+const START_TIME: Duration = Duration::from_secs(20);
+
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+impl TestNats {
+    /// Starts a server with nothing in it.
+    pub async fn start() -> Self {
+        let binary = find_server(&Places::from_environment())
+            .unwrap_or_else(|error| panic!("this test needs a nats-server: {error}"))
+            .path;
+        let name = format!(
+            "fist-nats-{}-{}",
+            std::process::id(),
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        );
+        let directory = std::env::temp_dir().join(name);
+        // A former process of the same number may have been killed.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        let mut server = Self {
+            binary,
+            directory,
+            port: 0,
+            child: None,
+        };
+        server.spawn().await;
+        server
+    }
+
+    /// Starts a server and sets up all streams, small.
+    pub async fn ready() -> (Self, Connection) {
+        let server = Self::start().await;
+        let connection = server.connect().await;
+        topology::init(&connection, &Sizes::small())
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        (server, connection)
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Where its streams are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// A new connection.
+    pub async fn connect(&self) -> Connection {
+        let settings = Settings {
+            url: self.url(),
+            client_name: "test".to_owned(),
+            attempt_time: Duration::from_secs(5),
+            deadline: START_TIME,
+            ..Settings::default()
+        };
+        Connection::open(&settings)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Kills it as the kernel would.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again, on the same port and directory.
+    pub async fn restart(&mut self) {
+        self.kill9();
+        self.spawn().await;
+    }
+
+    async fn spawn(&mut self) {
+        let port_argument = if self.port == 0 {
+            "-1".to_owned()
+        } else {
+            self.port.to_string()
+        };
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.directory.join("server.log"))
+            .unwrap_or_else(|error| panic!("the server's log: {error}"));
+        let child = Command::new(&self.binary)
+            .args(["--addr", "127.0.0.1", "--port", &port_argument, "--jetstream"])
+            .arg("--store_dir")
+            .arg(self.directory.join("jetstream"))
+            .arg("--ports_file_dir")
+            .arg(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
+        let ports = self.directory.join(format!("nats-server_{}.ports", child.id()));
+        self.child = Some(child);
+        let deadline = Instant::now() + START_TIME;
+        loop {
+            if let Some(port) = read_port(&ports) {
+                self.port = port;
+                if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                    return;
+                }
+            }
+            assert!(
+                Instant::now() < deadline,
+                "nats-server did not start: {}",
+                fs::read_to_string(self.directory.join("server.log")).unwrap_or_default()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// The port of `{"nats":["nats://127.0.0.1:4222"], …}`.
+fn read_port(file: &Path) -> Option<u16> {
+    let ports: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+    ports["nats"][0].as_str()?.rsplit_once(':')?.1.parse().ok()
+}
+
+impl Drop for TestNats {
+    fn drop(&mut self) {
+        self.kill9();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

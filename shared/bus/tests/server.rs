@@ -1,0 +1,289 @@
+//! What only a real server shows: setting up, restarts, and texts of its errors.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use bus::{
+    Appended, Blobs, Change, ConnectError, Connection, Definitions, Inbox, Log, LogError, NatsLog, Position,
+    Settings, Sizes, Started, Stored, StreamId, Written, testing::TestNats, topology,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use protocol::{ExecutionId, Namespace, Subject, TaskType, WorkflowName};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn execution(n: u32) -> (Namespace, ExecutionId) {
+    (
+        Namespace::default(),
+        ExecutionId::derive(&["test", &n.to_string()]),
+    )
+}
+
+#[tokio::test]
+async fn setting_up_twice_changes_nothing() {
+    let (_server, connection) = TestNats::ready().await;
+    topology::check(&connection).await.unwrap();
+    topology::init(&connection, &Sizes::small()).await.unwrap();
+    let larger = Sizes {
+        log_bytes_max: 600 << 20,
+        ..Sizes::small()
+    };
+    topology::init(&connection, &larger).await.unwrap();
+    let log = NatsLog::open(&connection).await.unwrap();
+    let state = log.stream_state(StreamId::Log).await.unwrap();
+    assert_eq!(state.bytes_max, Some(600 << 20));
+}
+
+#[tokio::test]
+async fn services_name_all_that_is_missing() {
+    let server = TestNats::start().await;
+    let connection = server.connect().await;
+    let error = topology::check(&connection).await.unwrap_err().to_string();
+    for part in [
+        "FIST_LOG",
+        "FIST_TIMERS",
+        "KV_fist-workflows",
+        "OBJ_fist-blobs",
+        "run `fist nats init`",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let error = NatsLog::open(&connection).await.unwrap_err();
+    assert!(matches!(error, LogError::Missing { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn more_than_the_disk_is_refused_with_the_keys_to_lower() {
+    let server = TestNats::start().await;
+    let connection = server.connect().await;
+    let sizes = Sizes {
+        log_bytes_max: 1 << 60,
+        ..Sizes::small()
+    };
+    let error = topology::init(&connection, &sizes).await.unwrap_err().to_string();
+    assert!(
+        error.contains("FIST_LOG") && error.contains("nats.log_bytes_max"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn no_server_is_one_clear_sentence() {
+    let settings = Settings {
+        url: "nats://127.0.0.1:1".to_owned(),
+        attempt_time: Duration::from_millis(200),
+        deadline: Duration::from_millis(500),
+        ..Settings::default()
+    };
+    let error = Connection::open(&settings).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("nats.url"), "{error}");
+}
+
+#[tokio::test]
+async fn facts_and_followers_survive_a_killed_server() {
+    let (mut server, connection) = TestNats::ready().await;
+    let log = NatsLog::open(&connection).await.unwrap();
+    let (namespace, id) = execution(1);
+    let fact = |n: u32| Subject::CancelRequest(namespace.clone(), id, n);
+    let mut follow = log
+        .follow(
+            vec![protocol::subjects::facts_filter(&namespace, id)],
+            Position::New,
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        log.write_fact(&fact(1), b"1".to_vec()).await.unwrap(),
+        Written::New(1)
+    );
+    let first = tokio::time::timeout(PATIENCE, follow.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!((first.seq, &first.payload[..]), (1, &b"1"[..]));
+
+    let mut inbox = log.inbox(&topology::SCHEDULER).await.unwrap();
+    server.kill9();
+    // Written while the server is away: the write is repeated until the server is back.
+    let writer = tokio::spawn({
+        let (log, subject) = (log.clone(), fact(2));
+        async move {
+            loop {
+                match log.write_fact(&subject, b"2".to_vec()).await {
+                    Ok(written) => return written,
+                    Err(error) => assert!(error.is_transient(), "{error}"),
+                }
+            }
+        }
+    });
+    server.restart().await;
+    tokio::time::timeout(PATIENCE, writer).await.unwrap().unwrap();
+    let second = tokio::time::timeout(PATIENCE, follow.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(&second.payload[..], b"2");
+    // The inbox, opened before, delivers both.
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let delivery = tokio::time::timeout(PATIENCE, inbox.next())
+            .await
+            .unwrap()
+            .unwrap();
+        seen.push(delivery.message.seq);
+        delivery.ack().await;
+    }
+    assert_eq!(seen, [first.seq, second.seq]);
+    assert_eq!(
+        log.read_execution(&namespace, id).await.unwrap(),
+        vec![first, second]
+    );
+}
+
+#[tokio::test]
+async fn long_executions_are_read_whole() {
+    let (_server, connection) = TestNats::ready().await;
+    let log = NatsLog::open(&connection).await.unwrap();
+    let (namespace, id) = execution(2);
+    let (_, other) = execution(3);
+    let mut last = 0;
+    for n in 0..1500_u32 {
+        let written = log
+            .write_fact(
+                &Subject::CancelRequest(namespace.clone(), id, n),
+                vec![b'x'; 8000],
+            )
+            .await
+            .unwrap();
+        assert!(matches!(written, Written::New(_)));
+        if n % 10 == 0 {
+            let appended = log
+                .append(
+                    &Subject::Command(TaskType::cli(), namespace.clone(), id),
+                    vec![b'y'; 100],
+                    last,
+                )
+                .await
+                .unwrap();
+            let Appended::At(seq) = appended else {
+                panic!("a conflict without another writer")
+            };
+            last = seq;
+            log.write_fact(&Subject::CancelRequest(namespace.clone(), other, n), Vec::new())
+                .await
+                .unwrap();
+        }
+    }
+    let messages = log.read_execution(&namespace, id).await.unwrap();
+    assert_eq!(messages.len(), 1650);
+    assert!(messages.is_sorted_by(|a, b| a.seq < b.seq));
+    assert_eq!(log.read_from(1, 10_000).await.unwrap().len(), 1800);
+    assert_eq!(log.read_from(1701, 40).await.unwrap().len(), 40);
+    assert!(log.read_from(1801, 40).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn blobs_are_put_once_and_checked() {
+    let (_server, connection) = TestNats::ready().await;
+    let blobs = Blobs::open(&connection).await.unwrap();
+    let content = Bytes::from(vec![7_u8; 300_000]);
+    let blob = blobs.put(content.clone()).await.unwrap();
+    assert_eq!((blob.bytes, blob.sha256.len()), (300_000, 64));
+    assert_eq!(blobs.put(content.clone()).await.unwrap(), blob);
+    assert_eq!(blobs.get(&blob).await.unwrap(), Some(content));
+    let empty = blobs.put(Bytes::new()).await.unwrap();
+    assert_eq!(blobs.get(&empty).await.unwrap(), Some(Bytes::new()));
+    let absent = protocol::BlobRef {
+        sha256: "0".repeat(64),
+        bytes: 5,
+    };
+    assert_eq!(blobs.get(&absent).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn definitions_are_watched_listed_and_deleted() {
+    let (mut server, connection) = TestNats::ready().await;
+    let definitions = Definitions::open(&connection).await.unwrap();
+    let namespace = Namespace::default();
+    let name = |text: &str| WorkflowName::new(text).unwrap();
+    let first = definitions
+        .put(&namespace, &name("a.b"), Bytes::from("one"))
+        .await
+        .unwrap();
+    assert_eq!(
+        definitions
+            .put_if(&namespace, &name("a.b"), Bytes::from("no"), 0)
+            .await
+            .unwrap(),
+        Stored::Conflict
+    );
+    let Stored::At(second) = definitions
+        .put_if(&namespace, &name("a.b"), Bytes::from("two"), first)
+        .await
+        .unwrap()
+    else {
+        panic!("nobody else writes")
+    };
+    let mut changes = Box::pin(definitions.watch().await.unwrap());
+    let mut next = async || {
+        tokio::time::timeout(PATIENCE, changes.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+    };
+    let Change::Put(definition) = next().await else {
+        panic!("a deletion")
+    };
+    assert_eq!(
+        (definition.revision, &definition.manifest[..]),
+        (second, &b"two"[..])
+    );
+    assert_eq!(
+        definitions.list().await.unwrap(),
+        std::slice::from_ref(&definition)
+    );
+    assert_eq!(
+        definitions.get(&namespace, &name("a.b")).await.unwrap(),
+        Some(definition)
+    );
+    server.restart().await;
+    assert!(definitions.delete(&namespace, &name("a.b")).await.unwrap());
+    assert!(!definitions.delete(&namespace, &name("a.b")).await.unwrap());
+    assert!(matches!(next().await, Change::Deleted { name, .. } if name.as_str() == "a.b"));
+    assert!(definitions.list().await.unwrap().is_empty());
+    assert!(matches!(
+        definitions
+            .put_if(&namespace, &name("a.b"), Bytes::from("new"), 0)
+            .await
+            .unwrap(),
+        Stored::At(_)
+    ));
+}
+
+#[tokio::test]
+async fn starts_are_remembered_and_refreshed() {
+    let (_server, connection) = TestNats::ready().await;
+    let started = Started::open(&connection).await.unwrap();
+    assert_eq!(started.get("k-1").await.unwrap(), None);
+    let Stored::At(revision) = started.create("k-1", Bytes::from("x")).await.unwrap() else {
+        panic!("nobody else writes")
+    };
+    assert_eq!(
+        started.create("k-1", Bytes::from("y")).await.unwrap(),
+        Stored::Conflict
+    );
+    let Stored::At(again) = started.refresh("k-1", Bytes::from("x"), revision).await.unwrap() else {
+        panic!("nobody else writes")
+    };
+    assert_eq!(
+        started.refresh("k-1", Bytes::from("x"), revision).await.unwrap(),
+        Stored::Conflict
+    );
+    assert_eq!(started.get("k-1").await.unwrap().unwrap().revision, again);
+    assert!(started.get("a.b").await.is_err());
+}
