@@ -7,3 +7,5 @@ pub mod condition;
 pub mod manifest;
 #[allow(dead_code)] // Used by admission.
 mod nearest;
+pub(crate) mod shell;
+pub mod template;

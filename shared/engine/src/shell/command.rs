@@ -1,0 +1,686 @@
+//! Where in a simple command a word stands, and whether a value may stand in it.
+//!
+//! - This sees words as they end, and values as they come; it keeps of a word only what it needs,
+//!   so that a template's loop leads back to the same state.
+//! - Every decision is about the words of the template; none is about a value.
+
+use super::programs::{self, Operand, Program};
+
+/// A word that is being read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Word {
+    /// What the shell will make of its literal parts.
+    pub text: String,
+    /// `text` was longer than what is kept.
+    pub is_cut: bool,
+    pub is_quoted: bool,
+    /// It holds an expansion (`$x`, `$( )`), quoted or not.
+    pub is_dynamic: bool,
+    /// It holds an expansion outside quotes, which may become no word, or many.
+    pub may_split: bool,
+    pub has_value: bool,
+    pub has_brace: bool,
+    /// It holds `$'…'` or `$"…"`.
+    pub has_dollar_quote: bool,
+    /// The name in front of an unquoted `=`.
+    pub assigns: Option<String>,
+    /// Something of it is surely there, so that what follows does not begin the word.
+    pub is_begun: bool,
+}
+
+impl Word {
+    /// The word itself, where the template alone decides it.
+    pub fn literal(&self) -> Option<&str> {
+        (!self.is_dynamic && !self.has_value && !self.is_cut).then_some(self.text.as_str())
+    }
+
+    pub fn push(&mut self, c: char, keep: usize) {
+        if self.text.len() < keep {
+            self.text.push(c);
+        } else {
+            self.is_cut = true;
+        }
+        self.is_begun = true;
+    }
+}
+
+/// A simple command so far, or the head of a compound one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Command {
+    pub mode: Mode,
+    /// No word, assignment or redirection came yet, so that reserved words are reserved.
+    pub is_first: bool,
+    /// It follows a `|`.
+    pub is_piped: bool,
+    /// Inside `find -exec`: `;` or `+` leads back.
+    in_find: bool,
+    in_xargs: bool,
+    /// `<` gives it a file to read.
+    pub reads_file: bool,
+    /// Its name alone has been read, so that `(` would define a function.
+    pub is_just_named: bool,
+    /// The variable of `for`.
+    pub loop_variable: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Mode {
+    /// The next word is a command's name, a reserved word or an assignment.
+    Name,
+    /// The same behind a program such as `env`, where nothing is reserved.
+    NameBehind {
+        assigns: bool,
+    },
+    Plain {
+        ended: bool,
+        runner: Option<&'static Program>,
+        code_due: bool,
+        remote: Remote,
+    },
+    Program(Reading),
+    Declaration,
+    Find {
+        ended: bool,
+    },
+    /// No value may follow in this command.
+    Refused(&'static str),
+    ForName,
+    ForIn,
+    ForWords,
+    CaseWord,
+    CaseIn,
+    Pattern {
+        at_start: bool,
+    },
+    /// Behind `fi`, `done`, `esac`, `}` or `)`: only redirections may follow.
+    Compound,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remote {
+    No,
+    /// `kubectl` and its like.
+    Client,
+    /// `kubectl exec` and its like: a command follows `--`.
+    Runs,
+}
+
+/// A listed program, while its words are read.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Reading {
+    program: &'static Program,
+    operands: u8,
+    /// The code (or its file) came with an option.
+    given: bool,
+    code_due: bool,
+    args_due: u8,
+    ended: bool,
+    /// The words cannot be told apart any more.
+    uncertain: bool,
+    /// It was told to run what it reads.
+    runs_input: bool,
+}
+
+/// What a reserved word or a resolved name means beyond this command.
+#[derive(Debug, PartialEq)]
+pub(super) enum Event {
+    None,
+    /// `case … in`: patterns follow.
+    CaseOpens,
+    CaseCloses,
+    /// The lexer does not follow this any further.
+    Lost(&'static str),
+    /// What stands here evaluates variables as code, wherever they come from.
+    Evaluates(&'static str),
+}
+
+pub(super) const NAME_REFUSED: &str =
+    "a value cannot be the name of a command; write the name out, and pass the value as an argument";
+
+/// Words that begin a compound command where they are reserved.
+const COMPOUND: [&str; 8] = ["{", "if", "while", "until", "for", "case", "!", "[["];
+
+impl Command {
+    pub fn new() -> Self {
+        Self {
+            mode: Mode::Name,
+            is_first: true,
+            is_piped: false,
+            in_find: false,
+            in_xargs: false,
+            reads_file: false,
+            is_just_named: false,
+            loop_variable: None,
+        }
+    }
+
+    pub fn with_mode(mode: Mode) -> Self {
+        Self { mode, ..Self::new() }
+    }
+
+    /// How many bytes of a word's text matter here.
+    pub fn keeps(&self) -> usize {
+        match &self.mode {
+            Mode::Plain { .. } | Mode::Find { .. } => 24,
+            Mode::Refused(_) | Mode::ForWords | Mode::CaseWord => 0,
+            Mode::Pattern { .. } | Mode::Compound => 8,
+            _ => 256,
+        }
+    }
+
+    /// Whether a word in progress may be an assignment, judged by its `=`.
+    pub fn may_assign(&self) -> bool {
+        match &self.mode {
+            Mode::Name | Mode::Declaration => true,
+            Mode::NameBehind { assigns } => *assigns,
+            Mode::Program(reading) => reading.program.assigns && reading.operands == 0,
+            _ => false,
+        }
+    }
+
+    /// Whether a string that begins this word with `-` would be an option.
+    pub fn reads_options(&self) -> bool {
+        match &self.mode {
+            Mode::Plain { ended, .. } | Mode::Find { ended } => !ended,
+            Mode::Program(reading) => !reading.ended,
+            Mode::CaseWord | Mode::Pattern { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Refuses a value where it stands; `nested` when it stands inside an expansion in this word.
+    pub fn check_value(&self, word: &Word, nested: bool) -> Result<(), String> {
+        match &self.mode {
+            Mode::Name | Mode::NameBehind { .. } => match &word.assigns {
+                Some(name) if !nested => check_assigned(name),
+                Some(_) => Ok(()),
+                None => Err(NAME_REFUSED.to_owned()),
+            },
+            Mode::Declaration => match &word.assigns {
+                Some(name) if !nested => check_assigned(name),
+                Some(_) => Ok(()),
+                None => Err(
+                    "a value cannot be the name of a variable; write the name out: `export NAME={{ v }}`"
+                        .to_owned(),
+                ),
+            },
+            Mode::Plain { runner, code_due, .. } => match runner {
+                Some(program) if *code_due => Err(read_twice(program)),
+                Some(program) if word.text.starts_with('-') && has_code_letter(program, &word.text) => {
+                    Err(read_twice(program))
+                }
+                _ => Ok(()),
+            },
+            Mode::Program(reading) => reading.check_value(word, nested),
+            Mode::Refused(reason) => Err((*reason).to_owned()),
+            Mode::ForName => {
+                Err("a value cannot be the name of a loop's variable; write the name out".to_owned())
+            }
+            Mode::ForIn | Mode::CaseIn | Mode::Compound => {
+                Err("a value cannot stand here, where the shell expects a word of its own".to_owned())
+            }
+            Mode::Find { .. } | Mode::ForWords | Mode::CaseWord | Mode::Pattern { .. } => Ok(()),
+        }
+    }
+
+    /// Takes a word that has ended.
+    pub fn word(&mut self, word: &Word) -> Event {
+        self.is_just_named = false;
+        let is_first = std::mem::replace(&mut self.is_first, false);
+        if self.in_find && matches!(word.literal(), Some(";" | "+")) {
+            self.mode = Mode::Find { ended: false };
+            return Event::None;
+        }
+        match &mut self.mode {
+            Mode::Name => {
+                if is_first
+                    && !word.is_quoted
+                    && let Some(reserved) = word.literal()
+                    && let Some(event) = self.reserved(reserved)
+                {
+                    return event;
+                }
+                self.named(word)
+            }
+            Mode::NameBehind { .. } => self.named(word),
+            Mode::Plain { .. } => {
+                self.plain(word);
+                Event::None
+            }
+            Mode::Program(reading) => {
+                if reading.word(word) {
+                    self.in_xargs |= reading.program.names.contains(&"xargs");
+                    self.mode = Mode::NameBehind { assigns: false };
+                    return self.named(word);
+                }
+                Event::None
+            }
+            Mode::Declaration => {
+                let is_plain_option =
+                    |text: &str| text.starts_with('-') && text.chars().skip(1).all(|c| "xrgp-".contains(c));
+                if word.text.starts_with(['-', '+']) && !word.literal().is_some_and(is_plain_option) {
+                    self.mode = Mode::Refused(
+                        "with this option the shell may evaluate what is assigned; assign without it",
+                    );
+                }
+                Event::None
+            }
+            Mode::Find { ended } => {
+                match word.literal() {
+                    Some(text) if programs::FIND_COMMANDS.contains(&text) => {
+                        self.in_find = true;
+                        self.mode = Mode::NameBehind { assigns: false };
+                    }
+                    Some("--") => *ended = true,
+                    _ => {}
+                }
+                Event::None
+            }
+            Mode::ForName => {
+                self.loop_variable = word.literal().map(str::to_owned);
+                self.mode = Mode::ForIn;
+                Event::None
+            }
+            Mode::ForIn => {
+                match word.literal() {
+                    Some("in") => self.mode = Mode::ForWords,
+                    Some("do") => *self = Self::new(),
+                    _ => return Event::Lost("`for` without `in`"),
+                }
+                Event::None
+            }
+            Mode::CaseWord => {
+                self.mode = Mode::CaseIn;
+                Event::None
+            }
+            Mode::CaseIn if word.literal() == Some("in") => {
+                self.mode = Mode::Pattern { at_start: true };
+                Event::CaseOpens
+            }
+            Mode::CaseIn => Event::Lost("`case` without `in`"),
+            Mode::Pattern { at_start } => {
+                if *at_start && !word.is_quoted && word.literal() == Some("esac") {
+                    self.mode = Mode::Compound;
+                    return Event::CaseCloses;
+                }
+                *at_start = false;
+                Event::None
+            }
+            Mode::Compound => match word.literal().and_then(|text| self.reserved(text)) {
+                Some(event) => event,
+                None => Event::Lost("a word behind a compound command"),
+            },
+            Mode::Refused(_) | Mode::ForWords => Event::None,
+        }
+    }
+
+    /// A reserved word's effect; `None` for any other word.
+    fn reserved(&mut self, word: &str) -> Option<Event> {
+        let piped = self.is_piped;
+        match word {
+            "if" | "then" | "else" | "elif" | "while" | "until" | "do" | "!" | "{" => {
+                *self = Self {
+                    is_piped: piped,
+                    ..Self::new()
+                }
+            }
+            "fi" | "done" | "}" => self.mode = Mode::Compound,
+            "esac" => {
+                self.mode = Mode::Compound;
+                return Some(Event::CaseCloses);
+            }
+            "for" => self.mode = Mode::ForName,
+            "case" => self.mode = Mode::CaseWord,
+            "[[" => {
+                self.mode = Mode::Refused("not every shell has `[[`; write `[ … ]`");
+                return Some(Event::Evaluates("`[[`, which not every shell has; write `[ … ]`"));
+            }
+            "select" | "function" | "coproc" => {
+                return Some(Event::Lost(
+                    "a word that not every shell knows (select, function, coproc)",
+                ));
+            }
+            _ => return None,
+        }
+        Some(Event::None)
+    }
+
+    /// Takes the name of a command, or an assignment in front of it.
+    fn named(&mut self, word: &Word) -> Event {
+        if word.assigns.is_some() && self.may_assign() {
+            return Event::None;
+        }
+        let Some(name) = word.literal() else {
+            if word.may_split {
+                // It may expand to nothing, and then the next word is the name.
+                self.mode = Mode::NameBehind { assigns: false };
+            } else {
+                self.mode = Mode::Plain {
+                    ended: false,
+                    runner: programs::find("sh"),
+                    code_due: false,
+                    remote: Remote::No,
+                };
+            }
+            return Event::None;
+        };
+        let is_behind = matches!(self.mode, Mode::NameBehind { .. });
+        if is_behind && COMPOUND.contains(&name) {
+            self.mode = Mode::Refused(
+                "to some shells a compound command begins here, to others a program of that name",
+            );
+            return Event::None;
+        }
+        self.is_just_named = true;
+        let base = name.rsplit('/').next().unwrap_or(name);
+        if programs::DECLARATIONS.contains(&base) {
+            self.mode = Mode::Declaration;
+        } else if base == "alias" {
+            return Event::Lost("`alias`, behind which words mean something else");
+        } else if base == "find" {
+            self.mode = Mode::Find { ended: false };
+        } else if let Some(program) = programs::find(name) {
+            self.mode = Mode::Program(Reading::new(program));
+            if base == "let" {
+                return Event::Evaluates("`let`, which evaluates variables; write `$(( … ))`");
+            }
+        } else {
+            let remote = if programs::REMOTE.contains(&base) {
+                Remote::Client
+            } else {
+                Remote::No
+            };
+            self.mode = Mode::Plain {
+                ended: false,
+                runner: None,
+                code_due: false,
+                remote,
+            };
+        }
+        Event::None
+    }
+
+    fn plain(&mut self, word: &Word) {
+        let Mode::Plain {
+            ended,
+            runner,
+            code_due,
+            remote,
+        } = &mut self.mode
+        else {
+            return;
+        };
+        let Some(text) = word.literal() else {
+            *code_due = false;
+            *runner = None;
+            return;
+        };
+        if text == "--" && *remote == Remote::Runs {
+            self.mode = Mode::NameBehind { assigns: false };
+            return;
+        }
+        if text == "--" {
+            *ended = true;
+        } else if text.starts_with('-') {
+            *code_due |= runner.is_some_and(|program| has_code_letter(program, text));
+            return;
+        }
+        *code_due = false;
+        *runner = programs::find(text).filter(|program| !program.code.is_empty());
+        if *remote == Remote::Client && programs::REMOTE_VERBS.contains(&text) {
+            *remote = Remote::Runs;
+        }
+    }
+
+    /// Whether what this command reads is run as code.
+    pub fn runs_input(&self) -> bool {
+        match &self.mode {
+            Mode::Program(reading) => {
+                reading.runs_input(self.reads_file) || (self.in_xargs && !reading.program.code.is_empty())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the values of this command's words become a shell's `$1`, `$2`, …
+    pub fn sets_arguments(&self) -> bool {
+        matches!(&self.mode, Mode::Program(reading) if reading.program.names == ["set"])
+    }
+}
+
+impl Reading {
+    fn new(program: &'static Program) -> Self {
+        Self {
+            program,
+            operands: 0,
+            given: false,
+            code_due: false,
+            args_due: 0,
+            ended: false,
+            uncertain: false,
+            runs_input: false,
+        }
+    }
+
+    /// Whether the code of `-c` is the first operand, as in a shell, and not the next word.
+    fn is_shell(&self) -> bool {
+        self.program.names[0] == "sh"
+    }
+
+    fn operand(&self) -> Operand {
+        let skipped = usize::from(self.given && self.program.code_replaces);
+        let list = self.program.operands;
+        list[(usize::from(self.operands) + skipped).min(list.len() - 1)]
+    }
+
+    fn expects_options(&self) -> bool {
+        !self.ended && (self.operands == 0 || self.program.permutes)
+    }
+
+    /// Whether the place of a word changes what it means.
+    fn is_positional(&self) -> bool {
+        self.operand() != Operand::Plain
+            || usize::from(self.operands) + 1 < self.program.operands.len()
+            || (self.expects_options() && !self.program.code.is_empty())
+    }
+
+    fn check_value(&self, word: &Word, nested: bool) -> Result<(), String> {
+        let program = self.program;
+        if self.uncertain {
+            return Err(format!(
+                "which of the words of `{}` are read as code cannot be told here; write its options out, and the value behind them",
+                program.names[0]
+            ));
+        }
+        if self.code_due {
+            return Err(read_twice(program));
+        }
+        if self.args_due > 0 {
+            return Ok(());
+        }
+        if self.expects_options() && word.text.starts_with('-') {
+            return self.check_glued(word);
+        }
+        if program.assigns
+            && let Some(name) = &word.assigns
+        {
+            return if nested { Ok(()) } else { check_assigned(name) };
+        }
+        match self.operand() {
+            Operand::Plain => Ok(()),
+            _ if self.ended && program.names == ["set"] => Ok(()),
+            Operand::Code => Err(read_twice(program)),
+            Operand::File => Err(format!(
+                "`{}` would run the file that the value names; {}",
+                program.names[0], program.remedy
+            )),
+            Operand::Command => Err(NAME_REFUSED.to_owned()),
+        }
+    }
+
+    /// A value behind the beginning of an option, in the same word.
+    fn check_glued(&self, word: &Word) -> Result<(), String> {
+        let program = self.program;
+        if let Some(long) = word.text.strip_prefix("--") {
+            return match long.split_once('=') {
+                Some((name, _)) if program.code_long.iter().any(|code| code[2..] == *name) => {
+                    Err(read_twice(program))
+                }
+                Some(_) if !word.is_cut => Ok(()),
+                _ => Err("a value cannot be an option's name; write the option out".to_owned()),
+            };
+        }
+        for letter in word.text.chars().skip(1) {
+            if program.code.contains(letter) {
+                return Err(read_twice(program));
+            }
+            if program.args.contains(letter) {
+                return Ok(());
+            }
+        }
+        Err("a value cannot be an option's name; write the option out".to_owned())
+    }
+
+    /// Takes a word; true when it is the name of another command.
+    fn word(&mut self, word: &Word) -> bool {
+        if self.args_due > 0 {
+            self.args_due -= 1;
+            self.uncertain |= word.may_split;
+            return false;
+        }
+        if self.code_due && !self.is_shell() {
+            self.code_due = false;
+            self.given = true;
+            return false;
+        }
+        if word.may_split && self.is_positional() {
+            self.uncertain = true;
+        }
+        if self.expects_options() {
+            if word.literal() == Some("--") {
+                self.ended = true;
+                return false;
+            }
+            if word.text.starts_with('-') && word.text.len() > 1 {
+                self.option(&word.text);
+                return false;
+            }
+            if self.is_shell() && word.text.starts_with('+') {
+                return false;
+            }
+            if self.program.names[0] == "env" && word.literal() == Some("-") {
+                return false;
+            }
+        }
+        if self.program.assigns && self.operands == 0 && word.assigns.is_some() {
+            return false;
+        }
+        if self.code_due {
+            self.code_due = false;
+            self.given = true;
+            return false;
+        }
+        let operand = self.operand();
+        if operand == Operand::Command {
+            return true;
+        }
+        let names_input = matches!(
+            word.literal(),
+            Some("-" | "/dev/stdin" | "/dev/fd/0" | "/proc/self/fd/0")
+        );
+        let is_remote_shell = self.program.names[0] == "ssh"
+            && word
+                .literal()
+                .and_then(programs::find)
+                .is_some_and(|program| program.runs_input);
+        self.runs_input |= operand == Operand::File && names_input || is_remote_shell;
+        self.operands = self.operands.saturating_add(1).min(8);
+        false
+    }
+
+    fn option(&mut self, text: &str) {
+        let program = self.program;
+        if let Some(long) = text.strip_prefix("--") {
+            let (name, has_value) = long
+                .split_once('=')
+                .map_or((long, false), |(name, _)| (name, true));
+            let is = |option: &str| option.strip_prefix("--") == Some(name);
+            if program.code_long.iter().any(|option| is(option)) {
+                self.given = true;
+                self.code_due = !has_value;
+            } else if let Some((_, count)) = program.args_long.iter().find(|(option, _)| is(option)) {
+                self.args_due = if has_value { 0 } else { *count };
+                self.given |= matches!(name, "file" | "from-file");
+            } else {
+                self.uncertain |= !has_value
+                    && !program
+                        .flags_long
+                        .iter()
+                        .any(|option| is(option) || *option == "*");
+            }
+            return;
+        }
+        let mut letters = text.chars().skip(1).peekable();
+        while let Some(letter) = letters.next() {
+            if program.code.contains(letter) {
+                self.given |= !self.is_shell();
+                self.code_due = letters.peek().is_none() || self.is_shell();
+                if !self.is_shell() {
+                    return;
+                }
+            } else if program.args.contains(letter) {
+                self.args_due = u8::from(letters.peek().is_none());
+                self.given |= letter == 'f';
+                return;
+            } else if self.is_shell() && letter == 's' {
+                self.runs_input = true;
+                self.given = true;
+            } else if program.names[0] == "sed" && letter == 'i' {
+                // What is glued to it is a suffix.
+                return;
+            } else {
+                self.uncertain |= program.flags != "*" && !program.flags.contains(letter);
+            }
+        }
+    }
+
+    fn runs_input(&self, reads_file: bool) -> bool {
+        let program = self.program;
+        let operands_max = match program.names[0] {
+            "ssh" | "sqlite3" => 1,
+            _ if program.operands[0] == Operand::File => 0,
+            _ => u8::MAX,
+        };
+        self.runs_input
+            || (program.runs_input
+                && !self.given
+                && !self.code_due
+                && !reads_file
+                && self.operands <= operands_max)
+    }
+}
+
+fn has_code_letter(program: &Program, option: &str) -> bool {
+    if option.starts_with("--") {
+        return program
+            .code_long
+            .contains(&option.split('=').next().unwrap_or(option));
+    }
+    option.chars().skip(1).any(|letter| program.code.contains(letter))
+}
+
+fn read_twice(program: &Program) -> String {
+    format!(
+        "`{}` reads this as code once more, so that escaping it for the shell is not enough; {}",
+        program.names[0], program.remedy
+    )
+}
+
+fn check_assigned(name: &str) -> Result<(), String> {
+    if programs::is_read_by_the_shell(name) {
+        return Err(format!(
+            "the shell itself reads `{name}`, and a value could make it run something; use another variable"
+        ));
+    }
+    Ok(())
+}
