@@ -3,9 +3,18 @@
 //! Invariants: no clock, no randomness, no I/O, no async runtime. Time, ids and outcomes arrive
 //! in facts; what is to happen leaves as commands.
 
+pub mod admit;
 pub mod condition;
+pub mod context;
+pub mod filters;
+pub mod fixgate;
 pub mod manifest;
-#[allow(dead_code)] // Used by admission.
 mod nearest;
+pub mod problem;
+pub mod program;
 pub(crate) mod shell;
 pub mod template;
+
+pub use admit::{Admitted, Format, Policy, Role, admit, admit_all, admit_value};
+pub use problem::{Problem, Severity};
+pub use program::Program;

@@ -11,7 +11,6 @@
 
 mod evaluate;
 mod lexer;
-#[allow(dead_code)] // Used by admission.
 mod never;
 mod parse;
 
@@ -177,7 +176,6 @@ impl Condition {
         found
     }
 
-    #[allow(dead_code)] // Used by admission.
     /// Whether it can never be met, given what is known of the values that it reads.
     pub(crate) fn can_never_be_met(&self, possible: &dyn Fn(&Path) -> Possible) -> bool {
         never::reading(&self.root, possible) == Reading::NeverTrue

@@ -1,0 +1,426 @@
+//! Reads the fields of one located object, and remembers what was asked for, so that what is left
+//! over is an unknown field.
+//!
+//! Invariants:
+//! - Every problem goes to one [`Sink`], with the field's path and line; reading goes on after each.
+//! - A field is asked for by its snake_case name, and found by its camelCase one too.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+
+use super::located::{Entry, LINE_UNKNOWN, Node, Shape};
+use crate::nearest::{did_you_mean, nearest};
+use crate::problem::{PROBLEMS_MAX, Problem, Severity};
+
+/// So many problems are collected before they are put in order; more are only counted.
+const COLLECTED_MAX: usize = 1000;
+
+/// Where problems go, and where fields stand.
+#[derive(Default)]
+pub(super) struct Sink {
+    problems: RefCell<Vec<Problem>>,
+    left_out: Cell<usize>,
+    lines: RefCell<HashMap<String, Place>>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    line: u32,
+    is_block: bool,
+}
+
+impl Sink {
+    pub(super) fn error(&self, path: &str, message: impl Into<String>) {
+        self.add(Problem::error(path, message));
+    }
+
+    pub(super) fn warning(&self, path: &str, message: impl Into<String>) {
+        self.add(Problem::warning(path, message));
+    }
+
+    pub(super) fn error_at(&self, path: &str, line: u32, message: impl Into<String>) {
+        let line = (line != LINE_UNKNOWN).then_some(line);
+        self.add(Problem {
+            line,
+            ..Problem::error(path, message)
+        });
+    }
+
+    /// Adds a problem, and its line where it has none. A line that it has counts within the field's
+    /// own text, from 1.
+    pub(super) fn add_within(&self, problem: Problem) {
+        let within = problem.line;
+        let line = self.place(&problem.field).map(|place| match within {
+            Some(within) if place.is_block => place.line + within,
+            _ => place.line,
+        });
+        self.add(Problem { line, ..problem });
+    }
+
+    fn add(&self, mut problem: Problem) {
+        if problem.line.is_none() {
+            problem.line = self.place(&problem.field).map(|place| place.line);
+        }
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() >= COLLECTED_MAX {
+            self.left_out.set(self.left_out.get() + 1);
+        } else if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+
+    fn register(&self, path: &str, line: u32, node: &Node) {
+        if line != LINE_UNKNOWN {
+            let place = Place {
+                line,
+                is_block: node.is_block,
+            };
+            self.lines.borrow_mut().insert(path.to_owned(), place);
+        }
+    }
+
+    /// Where a field stands, or the nearest thing round it.
+    fn place(&self, path: &str) -> Option<Place> {
+        let lines = self.lines.borrow();
+        let mut path = path;
+        loop {
+            if let Some(place) = lines.get(path) {
+                return Some(*place);
+            }
+            path = &path[..path.rfind(['.', '['])?];
+        }
+    }
+
+    /// Errors and warnings, each in the order of the text, at most [`PROBLEMS_MAX`].
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<Problem>) {
+        let left_out = self.left_out.get();
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(|problem| problem.line.unwrap_or(u32::MAX));
+        let (errors, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_error);
+        (
+            bounded(errors, left_out, Severity::Error),
+            bounded(warnings, 0, Severity::Warning),
+        )
+    }
+}
+
+fn bounded(mut problems: Vec<Problem>, more: usize, severity: Severity) -> Vec<Problem> {
+    if problems.len() > PROBLEMS_MAX {
+        let left_out = problems.len() - PROBLEMS_MAX + more;
+        problems.truncate(PROBLEMS_MAX);
+        let message = format!("and {left_out} more problems, not listed");
+        problems.push(Problem {
+            severity,
+            ..Problem::error("", message)
+        });
+    }
+    problems
+}
+
+/// One object whose fields are being read.
+pub(super) struct Object<'n> {
+    pub(super) sink: &'n Sink,
+    pub(super) path: String,
+    entries: &'n [Entry],
+    asked: Vec<&'static str>,
+}
+
+impl<'n> Object<'n> {
+    pub(super) fn new(sink: &'n Sink, path: &str, node: &'n Node) -> Option<Object<'n>> {
+        let Shape::Map(entries) = &node.shape else {
+            let message = format!(
+                "expected an object of `key: value` fields, found {}",
+                node.described()
+            );
+            sink.error_at(path, node.line, message);
+            return None;
+        };
+        Some(Object {
+            sink,
+            path: path.to_owned(),
+            entries,
+            asked: Vec::new(),
+        })
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> String {
+        match self.path.as_str() {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        }
+    }
+
+    /// The field's node; null counts as absent, as it does for Kubernetes.
+    pub(super) fn take(&mut self, name: &'static str) -> Option<(String, &'n Node)> {
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+        }
+        let camel = camel_case(name);
+        let path = self.path_of(name);
+        let mut found = self
+            .entries
+            .iter()
+            .filter(|entry| entry.key == name || entry.key == camel);
+        let first = found.next()?;
+        if let Some(second) = found.next() {
+            let message = format!("stands twice, as {} and {}; keep one", first.key, second.key);
+            self.sink.error_at(&path, second.line, message);
+        }
+        self.sink.register(&path, first.line, &first.node);
+        (first.node.shape != Shape::Null).then_some((path, &first.node))
+    }
+
+    /// Fields that are accepted and not read.
+    pub(super) fn ignore(&mut self, names: &[&'static str]) {
+        for name in names {
+            self.asked.push(name);
+        }
+    }
+
+    pub(super) fn missing(&self, name: &str, remedy: &str) {
+        self.sink
+            .error(&self.path_of(name), format!("is missing; {remedy}"));
+    }
+
+    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+        let (path, node) = self.take(name)?;
+        text_of(self.sink, &path, node)
+    }
+
+    /// A text that says something.
+    pub(super) fn filled_text(&mut self, name: &'static str) -> Option<String> {
+        let text = self.text(name)?;
+        if text.trim().is_empty() {
+            self.sink
+                .error(&self.path_of(name), "is empty; give it a value, or remove it");
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(super) fn boolean(&mut self, name: &'static str) -> Option<bool> {
+        let (path, node) = self.take(name)?;
+        match &node.shape {
+            Shape::Bool(value) => Some(*value),
+            Shape::Text(text) if matches!(text.as_str(), "true" | "false") => {
+                let message = format!(
+                    "expected true or false, found {}; remove the quotes",
+                    node.described()
+                );
+                self.sink.error_at(&path, node.line, message);
+                None
+            }
+            _ => {
+                let message = format!("expected true or false, found {}", node.described());
+                self.sink.error_at(&path, node.line, message);
+                None
+            }
+        }
+    }
+
+    pub(super) fn whole_number(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+        hint: &dyn Fn(f64) -> String,
+    ) -> Option<u64> {
+        let (path, node) = self.take(name)?;
+        let fail = |message: String| {
+            self.sink.error_at(&path, node.line, message);
+            None
+        };
+        let (number, written) = match &node.shape {
+            Shape::Number(number, written) => (number, written),
+            Shape::Text(text) if text.trim().parse::<f64>().is_ok() => {
+                return fail(format!(
+                    "expected a whole number, found {}; remove the quotes",
+                    node.described()
+                ));
+            }
+            _ => return fail(format!("expected a whole number, found {}", node.described())),
+        };
+        let bounds = format!("{} to {}", range.start(), range.end());
+        match number.as_u64() {
+            Some(value) if range.contains(&value) => Some(value),
+            Some(_) => fail(format!("must be {bounds}, not {written}")),
+            None if number.as_i64().is_some() => fail(format!("must be {bounds}, not {written}")),
+            None => {
+                let hint = hint(number.as_f64().unwrap_or_default());
+                fail(format!("must be a whole number, {bounds}, not {written}{hint}"))
+            }
+        }
+    }
+
+    pub(super) fn number(&mut self, name: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let (path, node) = self.take(name)?;
+        let value = match &node.shape {
+            Shape::Number(number, _) => number.as_f64(),
+            _ => None,
+        };
+        match value {
+            Some(value) if range.contains(&value) => Some(value),
+            _ => {
+                let message = format!(
+                    "must be a number, {} to {}, not {}",
+                    range.start(),
+                    range.end(),
+                    node.described()
+                );
+                self.sink.error_at(&path, node.line, message);
+                None
+            }
+        }
+    }
+
+    /// One of a closed set of words, in snake_case or camelCase.
+    pub(super) fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        let (path, node) = self.take(name)?;
+        let text = text_of(self.sink, &path, node)?;
+        let found = choices
+            .iter()
+            .find(|(word, _)| *word == text || camel_case(word) == text);
+        if found.is_none() {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            let hint = did_you_mean(&text, "it may be", &words);
+            self.sink
+                .error(&path, format!("unknown value \"{text}\"; {hint}"));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    /// A map of strings.
+    pub(super) fn texts(&mut self, name: &'static str) -> BTreeMap<String, String> {
+        self.map(name, text_of)
+    }
+
+    /// A map of strings, in which numbers may stand as they are, as in Kubernetes' quantities.
+    pub(super) fn quantities(&mut self, name: &'static str) -> BTreeMap<String, String> {
+        self.map(name, |sink, path, node| match &node.shape {
+            Shape::Number(_, written) => Some(written.clone()),
+            _ => text_of(sink, path, node),
+        })
+    }
+
+    fn map(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&Sink, &str, &Node) -> Option<String>,
+    ) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let Some((path, node)) = self.take(name) else {
+            return found;
+        };
+        let Some(object) = Object::new(self.sink, &path, node) else {
+            return found;
+        };
+        for entry in object.entries {
+            let path = format!("{path}.{}", entry.key);
+            self.sink.register(&path, entry.line, &entry.node);
+            if let Some(value) = read(self.sink, &path, &entry.node) {
+                found.insert(entry.key.clone(), value);
+            }
+        }
+        found
+    }
+
+    pub(super) fn object(&mut self, name: &'static str) -> Option<Object<'n>> {
+        let (path, node) = self.take(name)?;
+        Object::new(self.sink, &path, node)
+    }
+
+    pub(super) fn list(&mut self, name: &'static str) -> Option<&'n [Node]> {
+        let (path, node) = self.take(name)?;
+        let Shape::List(items) = &node.shape else {
+            let message = format!("expected a list of `- ` items, found {}", node.described());
+            self.sink.error_at(&path, node.line, message);
+            return None;
+        };
+        for (index, item) in items.iter().enumerate() {
+            self.sink.register(&format!("{path}[{index}]"), item.line, item);
+        }
+        Some(items)
+    }
+
+    /// Reports what was not asked for. `elsewhere` says of a name that it belongs to something else.
+    pub(super) fn finish(self, elsewhere: &dyn Fn(&str) -> Option<String>) {
+        for entry in self.entries {
+            let is_known = |name: &str| name == entry.key || camel_case(name) == entry.key;
+            if self.asked.iter().any(|name| is_known(name)) {
+                continue;
+            }
+            let message = elsewhere(&snake_case(&entry.key)).unwrap_or_else(|| self.unknown(&entry.key));
+            self.sink.error_at(&self.path_of(&entry.key), entry.line, message);
+        }
+    }
+
+    fn unknown(&self, key: &str) -> String {
+        let is_camel = key.chars().any(char::is_uppercase);
+        let spelled = |name: &str| {
+            if is_camel {
+                camel_case(name)
+            } else {
+                name.to_owned()
+            }
+        };
+        match nearest(key, self.asked.iter().copied()) {
+            Some(near) => format!("unknown field; did you mean \"{}\"?", spelled(near)),
+            None => {
+                let names: Vec<String> = self.asked.iter().map(|name| spelled(name)).collect();
+                format!("unknown field; the fields here are: {}", names.join(", "))
+            }
+        }
+    }
+}
+
+/// A node that must be a string.
+pub(super) fn text_of(sink: &Sink, path: &str, node: &Node) -> Option<String> {
+    let remedy = match &node.shape {
+        Shape::Text(text) if text.contains('\0') => {
+            sink.error_at(path, node.line, "holds a NUL character, which no text here can");
+            return None;
+        }
+        Shape::Text(text) => return Some(text.clone()),
+        Shape::Number(_, written) => format!("; write \"{written}\", in quotes"),
+        Shape::Bool(value) => format!("; write \"{value}\", in quotes"),
+        Shape::List(_) => "; write it as one string".to_owned(),
+        Shape::Map(_) => "; a string that begins with { stands in quotes".to_owned(),
+        Shape::Null => String::new(),
+    };
+    sink.error_at(
+        path,
+        node.line,
+        format!("expected a string, found {}{remedy}", node.described()),
+    );
+    None
+}
+
+/// `timeout_minutes` → `timeoutMinutes`.
+fn camel_case(name: &str) -> String {
+    let mut camel = String::with_capacity(name.len());
+    let mut is_after_gap = false;
+    for c in name.chars() {
+        if c == '_' {
+            is_after_gap = true;
+        } else if std::mem::take(&mut is_after_gap) {
+            camel.extend(c.to_uppercase());
+        } else {
+            camel.push(c);
+        }
+    }
+    camel
+}
+
+/// `timeoutMinutes` → `timeout_minutes`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 4);
+    for c in name.chars() {
+        if c.is_uppercase() {
+            snake.push('_');
+            snake.extend(c.to_lowercase());
+        } else {
+            snake.push(c);
+        }
+    }
+    snake
+}
