@@ -117,8 +117,9 @@ pub fn admit_value(value: &Value, policy: &Policy) -> Result<Admitted, Vec<Probl
 /// The input in a workflow's annotations; `None` where there is none of the three.
 ///
 /// # Errors
-/// Where `source.data` is not a JSON object: with the place in it.
-pub fn input_of_annotations(annotations: &BTreeMap<String, String>) -> Result<Option<Input>, String> {
+/// Where `source.data` is not a JSON object: with the place in it. The problem's line counts within
+/// the annotation's own text.
+pub fn input_of_annotations(annotations: &BTreeMap<String, String>) -> Result<Option<Input>, Problem> {
     if !INPUT_ANNOTATIONS
         .iter()
         .any(|name| annotations.contains_key(*name))
@@ -126,7 +127,10 @@ pub fn input_of_annotations(annotations: &BTreeMap<String, String>) -> Result<Op
         return Ok(None);
     }
     let data = match annotations.get("source.data") {
-        Some(text) => source_data(text)?,
+        Some(text) => source_data(text).map_err(|(line, message)| Problem {
+            line,
+            ..Problem::error("metadata.annotations.source.data", message)
+        })?,
         None => Map::new(),
     };
     let alert: Map<String, Value> = ["name", "severity"]
@@ -140,7 +144,7 @@ pub fn input_of_annotations(annotations: &BTreeMap<String, String>) -> Result<Op
     Ok(Some(Input { data, alert }))
 }
 
-fn source_data(text: &str) -> Result<Map<String, Value>, String> {
+fn source_data(text: &str) -> Result<Map<String, Value>, (Option<u32>, String)> {
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => {
@@ -151,12 +155,13 @@ fn source_data(text: &str) -> Result<Map<String, Value>, String> {
                 Value::Bool(_) => "true or false",
                 Value::Null | Value::Object(_) => "null",
             };
-            Err(format!(
-                "must be a JSON object, not {found}; write as in '{{\"pod\": \"web-1\"}}'"
-            ))
+            let message = format!("must be a JSON object, not {found}; write as in '{{\"pod\": \"web-1\"}}'");
+            Err((None, message))
         }
-        Err(error) => Err(format!(
-            "is not JSON: {error}; write as in '{{\"pod\": \"web-1\"}}'"
-        )),
+        Err(error) => {
+            let line = u32::try_from(error.line()).ok().filter(|line| *line > 0);
+            let message = format!("is not JSON: {error}; write as in '{{\"pod\": \"web-1\"}}'");
+            Err((line, message))
+        }
     }
 }

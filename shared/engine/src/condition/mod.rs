@@ -148,6 +148,17 @@ impl Condition {
         evaluate::evaluate(self, context)
     }
 
+    /// What a conditional step leaves: `condition_met`, `condition`, `actual`, `message`.
+    #[must_use]
+    pub fn output(&self, evaluation: &Evaluation) -> Value {
+        serde_json::json!({
+            "condition_met": evaluation.met,
+            "condition": self.source,
+            "actual": evaluation.actual,
+            "message": evaluation.message,
+        })
+    }
+
     /// What is legal here but surely not meant, as sentences.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {

@@ -105,8 +105,8 @@ pub(crate) fn admit_node(node: &Node, policy: &Policy) -> Result<Admitted, Vec<P
         let metadata = draft.metadata?;
         let input = match input_of_annotations(&metadata.annotations) {
             Ok(input) => input,
-            Err(message) => {
-                sink.error("metadata.annotations.source.data", message);
+            Err(problem) => {
+                sink.add_within(problem);
                 None
             }
         };

@@ -666,7 +666,7 @@ fn bad_source_data_names_the_place() {
         (
             "|\n      {\n        \"a\": 1,\n      }",
             expect![[
-                r#"error: line 6: metadata.annotations.source.data: is not JSON: trailing comma at line 3 column 1; write as in '{"pod": "web-1"}'"#
+                r#"error: line 9: metadata.annotations.source.data: is not JSON: trailing comma at line 3 column 1; write as in '{"pod": "web-1"}'"#
             ]],
         ),
     ] {
@@ -786,12 +786,16 @@ fn templates_are_checked_line_by_line() {
         ),
         &expect![[r#"
             error: line 11: spec.steps[0].command: there is no step `frist`; did you mean `first`?
+            error: line 12: spec.steps[0].command: `steps.later.output.stdout` reads the step "later", which runs later (spec.steps[6]); move it before this one
+            error: line 12: spec.steps[0].command: `steps.first.status` reads this step's own outcome, which is not there before it ran
+            error: line 13: spec.steps[0].command: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
             error: line 16: spec.steps[0].env.BAD: `secrets` is nothing a template can read; there are source, alert, steps, env, execution
             error: line 19: spec.steps[1].goal: `nothing` is nothing a template can read; there are source, alert, steps, env, execution
             error: line 23: spec.steps[2].command: a command that is nothing but `{{ source.data.command }}` runs whatever that text says; only `{{ steps.<agent step>.output.fix_command }}` may, through the fix gate; write the command out, with values as its arguments
             error: line 26: spec.steps[3].command: a command that is nothing but `{{ steps.first.output.stdout }}` runs whatever that text says; only `{{ steps.<agent step>.output.fix_command }}` may, through the fix gate; write the command out, with values as its arguments
             error: line 29: spec.steps[4].command: a command that is nothing but one expression runs text as code; only a step's output itself may stand there, as in `{{ steps.<agent step>.output.fix_command }}`, without filters or operators
-            error: line 32: spec.steps[5].goal: `{{` is never closed: write `}}`"#]],
+            error: line 32: spec.steps[5].goal: `{{` is never closed: write `}}`
+            warning: line 19: spec.steps[1].goal: `steps.first.output.stdotu` will hardly be there; a cli step's output has "stdout""#]],
     );
 }
 

@@ -343,7 +343,7 @@ pub struct CliStep {
     pub resources: Option<Resources>,
     /// The author says that this command changes something: it must pass the fix gate.
     pub fix: bool,
-    /// Whether a gated command is run, or only proposed. Absent: run.
+    /// Whether a gated command is run, or only proposed. Absent: as configured.
     pub mode: Option<FixMode>,
 }
 
@@ -411,6 +411,18 @@ pub enum FixMode {
     Auto,
     /// It is checked and shown, and nothing is run.
     Propose,
+}
+
+impl FixMode {
+    /// What becomes of a step's fix: where either the step or the configuration says `propose`,
+    /// nothing is run.
+    #[must_use]
+    pub fn of(step: Option<FixMode>, configured: FixMode) -> FixMode {
+        match (step, configured) {
+            (Some(FixMode::Propose), _) | (_, FixMode::Propose) => FixMode::Propose,
+            (Some(FixMode::Auto) | None, FixMode::Auto) => FixMode::Auto,
+        }
+    }
 }
 
 /// What happens when a condition is not met.
@@ -485,7 +497,8 @@ pub struct StepForm {
     /// cli: true says that the command changes something, and must pass the fix gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<bool>,
-    /// cli: `auto` (default) runs a command that passed the fix gate, `propose` only shows it.
+    /// cli: `auto` runs a command that passed the fix gate, `propose` only shows it. Absent: the
+    /// configuration's `fix.mode`; where that says `propose`, nothing is run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<FixMode>,
     /// agent: what it is to find out. A template.

@@ -74,7 +74,8 @@ impl Builder {
             | Event::DocumentEnd => Ok(()),
             Event::Scalar(text, style, anchor, tag) => {
                 let mut node = Node::new(line, scalar(&text, style, tag.as_deref(), line)?);
-                node.is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                // Folding joins lines, so that only a literal block's lines are the text's.
+                node.is_block = style == ScalarStyle::Literal;
                 self.put(node, anchor)
             }
             Event::SequenceStart(anchor, tag) => {

@@ -17,7 +17,7 @@ use crate::manifest::{
     AgentStep, CliStep, ConditionalStep, FixMode, LlmConfig, OnFalse, Provider, Runtime, Spec, Step, StepKind,
 };
 use crate::problem::Problem;
-use crate::template::{Kind, Template};
+use crate::template::{Kind, Template, TemplateError};
 use references::Known;
 
 /// A workflow's steps, compiled.
@@ -66,8 +66,8 @@ pub struct CliWork {
     pub env: Vec<(String, Template)>,
     /// Whether, and why, the rendered command must pass the fix gate.
     pub gate: Option<Gated>,
-    /// Whether a gated command is run once it has passed.
-    pub mode: FixMode,
+    /// Whether a gated command is run once it has passed; absent, the configuration decides.
+    pub mode: Option<FixMode>,
 }
 
 /// Why a command must pass the fix gate.
@@ -188,22 +188,21 @@ impl Compiler<'_> {
     /// Compiles one template and checks what it reads. `None` where that was an error.
     fn template(&mut self, draft: &StepDraft, field: &str, source: &str, kind: Kind) -> Option<Template> {
         let path = format!("{}.{field}", draft.path());
-        let template = match Template::compile(source, kind, &self.names) {
-            Ok(template) => template,
-            Err(errors) => {
-                self.problems.extend(errors.into_iter().map(|error| Problem {
-                    line: Some(error.line),
-                    ..Problem::error(path.as_str(), error.message)
-                }));
-                return None;
+        let compiled = Template::compile(source, kind, &self.names);
+        let in_broken;
+        let references = match &compiled {
+            Ok(template) => template.references(),
+            Err(_) => {
+                in_broken = Template::references_in(source, kind, &self.names);
+                &in_broken
             }
         };
-        for reference in template
-            .references()
-            .iter()
-            .filter(|reference| !reference.is_bound)
-        {
+        for reference in references.iter().filter(|reference| !reference.is_bound) {
             self.reads_input |= reads_input(&reference.path);
+            // Of a step that is undeclared the template's own errors tell.
+            if reference.step().is_some_and(|step| !self.names.contains(&step)) {
+                continue;
+            }
             let found = self
                 .known
                 .check(draft.index, &reference.path, &reference.to_string());
@@ -213,7 +212,13 @@ impl Compiler<'_> {
                 ..problem
             }));
         }
-        Some(template)
+        let report = |errors: Vec<TemplateError>| {
+            self.problems.extend(errors.into_iter().map(|error| Problem {
+                line: Some(error.line),
+                ..Problem::error(path.as_str(), error.message)
+            }));
+        };
+        compiled.map_err(report).ok()
     }
 
     fn cli(&mut self, draft: &StepDraft, cli: &CliStep) -> Option<CliWork> {
@@ -250,7 +255,7 @@ impl Compiler<'_> {
             command,
             env,
             gate,
-            mode: cli.mode.unwrap_or_default(),
+            mode: cli.mode,
         })
     }
 

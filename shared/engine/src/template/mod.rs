@@ -180,6 +180,15 @@ impl Template {
                 .push(syntax_error(source, &analysis.edits, &error));
         }
         if !analysis.errors.is_empty() {
+            // What the shell's walk finds is worth knowing at the same time.
+            if kind == Kind::Command
+                && matches!(sole(source, &analysis), Ok(None))
+                && fold(&mut analysis.nodes, source).is_ok()
+            {
+                analysis
+                    .errors
+                    .extend(crate::shell::check(&analysis.nodes, source));
+            }
             return Err(in_order(analysis.errors));
         }
         let sole = sole(source, &analysis).map_err(|error| vec![error]);
@@ -206,6 +215,14 @@ impl Template {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Every path that `source` reads, as far as it can be followed: for one that does not compile.
+    pub(crate) fn references_in(source: &str, kind: Kind, steps: &[&str]) -> Vec<Reference> {
+        tokens::pieces(source).map_or_else(
+            |_| Vec::new(),
+            |pieces| analysis::analyse(source, &pieces, kind, steps).references,
+        )
     }
 
     /// The text it was compiled from.
