@@ -70,6 +70,7 @@ pub(crate) enum Settlement {
 #[derive(Clone, Debug)]
 pub(crate) enum Receipt {
     Nats(crate::nats::inbox::NatsReceipt),
+    Sim(crate::sim::SimReceipt),
 }
 
 /// A bare nak is redelivered at once, three times in two milliseconds; this is the least pause.
@@ -104,6 +105,7 @@ impl Receipt {
     async fn settle(&self, settlement: Settlement) {
         match self {
             Self::Nats(receipt) => receipt.settle(settlement).await,
+            Self::Sim(receipt) => receipt.settle(settlement),
         }
     }
 
@@ -112,6 +114,7 @@ impl Receipt {
     pub(crate) async fn trial_begins(&self, seq: u64) -> Result<u64, LogError> {
         match self {
             Self::Nats(receipt) => receipt.trial_begins(seq).await,
+            Self::Sim(receipt) => Ok(receipt.trial_begins(seq)),
         }
     }
 
@@ -119,6 +122,7 @@ impl Receipt {
     pub(crate) async fn trial_ends(&self, seq: u64) {
         match self {
             Self::Nats(receipt) => receipt.trial_ends(seq).await,
+            Self::Sim(receipt) => receipt.trial_ends(seq),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Invariants:
 //! - async-nats appears behind this crate's types only, except for core NATS requests
 //!   ([`Connection::client`]).
-//! - What [`Log`] promises, [`NatsLog`] and `sim::SimLog` both keep: one table of conformance cases runs on
+//! - What [`Log`] promises, [`NatsLog`] and [`sim::SimLog`] both keep: one table of conformance cases runs on
 //!   both.
 #![warn(missing_docs)]
 
@@ -18,6 +18,7 @@ mod jitter;
 pub mod log;
 mod nats;
 pub mod server;
+pub mod sim;
 pub mod started;
 pub mod testing;
 pub mod topology;

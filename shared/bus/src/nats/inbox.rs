@@ -1,6 +1,6 @@
 //! A durable pull consumer of a real server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -23,18 +23,26 @@ const UNTOUCHED_AFTER: Duration = Duration::from_millis(50);
 
 /// One end of a durable consumer.
 pub struct NatsInbox {
-    api: Api,
     puller: Puller,
-    trials: Trials,
+    door: Arc<Door>,
     ack_wait: Duration,
+}
+
+/// What every receipt of an inbox needs.
+#[derive(Debug)]
+struct Door {
+    client: async_nats::Client,
+    trials: Trials,
 }
 
 impl NatsInbox {
     pub(crate) fn new(api: Api, durable: &Durable, trials: Trials) -> Self {
         Self {
-            puller: Puller::new(api.clone(), durable.stream.name(), durable.name, MISSING_GRACE),
-            api,
-            trials,
+            door: Arc::new(Door {
+                client: api.connection.client.clone(),
+                trials,
+            }),
+            puller: Puller::new(api, durable.stream.name(), durable.name, MISSING_GRACE),
             ack_wait: durable.ack_wait,
         }
     }
@@ -44,9 +52,8 @@ impl NatsInbox {
             message: pulled.message,
             deliveries: pulled.deliveries,
             receipt: Receipt::Nats(NatsReceipt {
-                client: self.api.connection.client.clone(),
+                door: Arc::clone(&self.door),
                 reply: pulled.reply,
-                trials: self.trials.clone(),
             }),
         }
     }
@@ -63,9 +70,8 @@ impl Inbox for NatsInbox {
     }
 
     async fn close(self) {
-        let client = self.api.connection.client.clone();
         for pulled in self.puller.close().await {
-            let settled = client.publish(pulled.reply, nak(UNTOUCHED_AFTER)).await;
+            let settled = self.door.client.publish(pulled.reply, nak(UNTOUCHED_AFTER)).await;
             if let Err(error) = settled {
                 tracing::debug!(%error, "a message was not handed back; it comes again after ack_wait");
             }
@@ -76,9 +82,8 @@ impl Inbox for NatsInbox {
 /// Where the server wants to hear about a delivery.
 #[derive(Clone, Debug)]
 pub(crate) struct NatsReceipt {
-    client: async_nats::Client,
+    door: Arc<Door>,
     reply: async_nats::Subject,
-    trials: Trials,
 }
 
 /// The server reads nanoseconds.
@@ -97,16 +102,16 @@ impl NatsReceipt {
             Settlement::Term => Bytes::from(format!("+TERM {TERM_REASON}")),
             Settlement::Progress => Bytes::from_static(b"+WPI"),
         };
-        if let Err(error) = self.client.publish(self.reply.clone(), word).await {
+        if let Err(error) = self.door.client.publish(self.reply.clone(), word).await {
             tracing::debug!(%error, "an acknowledgement was not sent; the message comes again");
         }
     }
 
     pub(crate) async fn trial_begins(&self, seq: u64) -> Result<u64, LogError> {
-        self.trials.begin(seq).await
+        self.door.trials.begin(seq).await
     }
 
     pub(crate) async fn trial_ends(&self, seq: u64) {
-        self.trials.end(seq).await;
+        self.door.trials.end(seq).await;
     }
 }

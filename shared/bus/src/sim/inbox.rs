@@ -1,0 +1,109 @@
+//! A durable consumer of the simulated broker.
+
+use std::{fmt, time::Duration};
+
+use super::{Found, SimBroker, log::SimLog};
+use crate::{
+    inbox::{Delivery, Inbox, Receipt, Settlement},
+    log::LogError,
+    topology::Durable,
+};
+
+/// One end of a durable consumer.
+pub struct SimInbox {
+    log: SimLog,
+    durable: Durable,
+}
+
+impl SimInbox {
+    pub(super) fn new(log: SimLog, durable: Durable) -> Self {
+        Self { log, durable }
+    }
+}
+
+impl Inbox for SimInbox {
+    fn ack_wait(&self) -> Duration {
+        self.durable.ack_wait
+    }
+
+    async fn next_batch(&mut self, max: usize, wait_max: Duration) -> Result<Vec<Delivery>, LogError> {
+        let broker = &self.log.broker;
+        let deadline = broker.moment().instant + wait_max;
+        // Which of several clients is first is drawn, not a matter of their order.
+        self.log.lag().await;
+        let name = self.durable.name;
+        let client = self.log.id;
+        let given = broker.wait_for(Some(deadline), |state, now| {
+            if state.crashed.contains(&client) {
+                return Found::Nothing { until: None };
+            }
+            // Not always all: another client may take the rest.
+            let share = if max > 1 && state.faults.delivery_delay_max > Duration::ZERO {
+                1 + state.rng.below(max as u64) as usize
+            } else {
+                max
+            };
+            let given = state.take(name, share, now);
+            if given.is_empty() {
+                let until = state.next_due(name, now);
+                Found::Nothing { until }
+            } else {
+                Found::This(given)
+            }
+        });
+        let given = given.await.unwrap_or_default();
+        let deliver = |given: super::state::Given| Delivery {
+            receipt: Receipt::Sim(SimReceipt {
+                broker: broker.clone(),
+                client,
+                consumer: name,
+                seq: given.message.seq,
+            }),
+            message: given.message,
+            deliveries: given.deliveries,
+        };
+        Ok(given.into_iter().map(deliver).collect())
+    }
+
+    async fn close(self) {}
+}
+
+/// Where the simulated broker hears about a delivery.
+#[derive(Clone)]
+pub(crate) struct SimReceipt {
+    broker: SimBroker,
+    client: u64,
+    consumer: &'static str,
+    seq: u64,
+}
+
+impl fmt::Debug for SimReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimReceipt({} #{})", self.consumer, self.seq)
+    }
+}
+
+impl SimReceipt {
+    pub(crate) fn settle(&self, settlement: Settlement) {
+        let now = self.broker.moment();
+        let mut state = self.broker.state();
+        let lost = state.faults.settle_lost;
+        if state.crashed.contains(&self.client) || state.rng.chance(lost) {
+            return;
+        }
+        state.settle(self.consumer, self.seq, settlement, now);
+        drop(state);
+        self.broker.wake_all();
+    }
+
+    pub(crate) fn trial_begins(&self, seq: u64) -> u64 {
+        self.broker.state().trial_begins(self.consumer, seq)
+    }
+
+    pub(crate) fn trial_ends(&self, seq: u64) {
+        let mut state = self.broker.state();
+        if !state.crashed.contains(&self.client) {
+            state.trial_ends(self.consumer, seq);
+        }
+    }
+}
