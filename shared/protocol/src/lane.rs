@@ -198,3 +198,14 @@ pub enum EndStatus {
     Failed,
     Cancelled,
 }
+
+impl EndStatus {
+    /// The word for people and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
