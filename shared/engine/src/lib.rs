@@ -4,17 +4,26 @@
 //! in facts; what is to happen leaves as commands.
 
 pub mod admit;
+mod advance;
 pub mod condition;
 pub mod context;
+pub mod decide;
+pub mod definition;
 pub mod filters;
 pub mod fixgate;
 pub mod manifest;
 mod nearest;
 pub mod problem;
 pub mod program;
+mod scope;
 pub(crate) mod shell;
+pub mod state;
+mod steps;
 pub mod template;
 
 pub use admit::{Admitted, Format, Policy, Role, admit, admit_all, admit_value};
+pub use decide::{Decision, Illegal, Nothing, Observed, Planned, Rules, decide};
+pub use definition::Definition;
 pub use problem::{Problem, Severity};
 pub use program::Program;
+pub use state::{Logged, Outstanding, Phase, ReplayError, State, StepState, outstanding};
