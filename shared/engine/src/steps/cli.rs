@@ -111,7 +111,7 @@ fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Resul
             output: Some(json!({ "command": command })),
         })
     })?;
-    if rules.propose_only || work.mode == FixMode::Propose {
+    if rules.propose_only || work.mode == Some(FixMode::Propose) {
         let proposed = argv.words().join(" ");
         return Err(Box::new(Next::Skipped {
             output: json!({ "command": proposed, "proposed": true }),
