@@ -6,3 +6,5 @@
 //! - What the log holds is what the model saw: redacted first, recorded second, used third.
 
 pub mod llm;
+pub mod redact;
+pub mod tools;

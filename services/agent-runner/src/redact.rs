@@ -1,0 +1,339 @@
+//! The one place where secrets are taken out of text, before a model, a transcript, findings or a log get it.
+//!
+//! Invariants:
+//! - Redacting twice changes nothing more.
+//! - What is taken out is replaced by `[REDACTED:<kind>]`, so that a reader sees that something was there.
+//! - It errs towards hiding: a hidden harmless value costs a question, a shown secret cannot be taken back.
+
+use std::borrow::Cow;
+
+use regex::{Captures, Regex};
+use serde_json::{Map, Value};
+use service::config::Secret;
+
+/// How every replacement begins.
+pub const MARK: &str = "[REDACTED:";
+
+/// Names whose value is a secret, as the end of a name in any of its spellings.
+const NAMES: &str = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|(?:api|access|secret|private|account|encryption|signing|master|shared|session|ssh|auth)[_.-]?key|apikey)";
+
+/// Shapes that are secrets wherever they stand.
+const SHAPES: [(&str, &str); 20] = [
+    ("private-key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----|\z)"),
+    ("jwt", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
+    ("api-key", r"\bsk-[A-Za-z0-9_-]{16,}"),
+    ("github-token", r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})"),
+    ("gitlab-token", r"\bgl(?:pat|dt|rt|ft|soat)-[A-Za-z0-9_-]{20,}"),
+    ("slack-token", r"\b(?:xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,})"),
+    ("slack-webhook", r"https://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]+"),
+    ("aws-key-id", r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b"),
+    ("google-key", r"\bAIza[0-9A-Za-z_-]{35}"),
+    ("google-token", r"\bya29\.[0-9A-Za-z_-]{20,}"),
+    ("stripe-key", r"\b[rs]k_(?:live|test)_[0-9A-Za-z]{16,}"),
+    ("npm-token", r"\bnpm_[A-Za-z0-9]{36}"),
+    ("huggingface-token", r"\bhf_[A-Za-z0-9]{30,}"),
+    ("sendgrid-key", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
+    ("vault-token", r"\bhv[sbr]\.[A-Za-z0-9_-]{20,}"),
+    ("digitalocean-token", r"\bdo[por]_v1_[a-f0-9]{64}"),
+    ("pypi-token", r"\bpypi-[A-Za-z0-9_-]{50,}"),
+    ("nats-seed", r"\bS[ACNOUX][A-Z2-7]{56}\b"),
+    ("age-key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{50,}"),
+    ("token", r"(?i)\bbearer\s+[A-Za-z0-9._~+/-]{16,}=*"),
+];
+
+/// Takes secrets out of text.
+pub struct Redactor {
+    literals: Vec<String>,
+    shapes: Vec<(String, Regex)>,
+    authorization: Regex,
+    cookie: Regex,
+    userinfo: Regex,
+    signature: Regex,
+    assigned: Regex,
+    flag: Regex,
+    env_pair: Regex,
+    name: Regex,
+    secret_yaml: Regex,
+    secret_json: Regex,
+    secret_json_data: Regex,
+}
+
+impl Redactor {
+    /// With the operator's patterns (`tools.redact`), and the secrets that this process itself holds.
+    ///
+    /// # Errors
+    /// When a pattern is no regular expression.
+    pub fn new<'a>(patterns: &[String], own: impl IntoIterator<Item = &'a Secret>) -> Result<Self, String> {
+        const VALUE: &str = r#"("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\\"(?:[^"\\]|\\[^"])*\\"|[^\s,;&"'}\]\\]+)"#;
+        let mut shapes = Vec::new();
+        for pattern in patterns {
+            let regex =
+                Regex::new(pattern).map_err(|error| format!("tools.redact: `{pattern}` is no regular expression: {error}"))?;
+            shapes.push(("configured".to_owned(), regex));
+        }
+        for (kind, pattern) in SHAPES {
+            shapes.push((kind.to_owned(), known(pattern)));
+        }
+        Ok(Self {
+            literals: own.into_iter().map(|secret| secret.expose().to_owned()).filter(|text| text.len() >= 8).collect(),
+            shapes,
+            authorization: known(
+                r#"(?i)\b((?:proxy-)?authorization\\?["']?[ \t]*[:=][ \t]*\\?["']?(?:(?:bearer|basic|token|digest|negotiate|apikey)[ \t]+)?)([^\s"',\\]+)"#,
+            ),
+            cookie: known(r"(?i)\b((?:set-)?cookie[ \t]*:[ \t]*)([^\r\n]+)"),
+            userinfo: known(r#"(?i)\b([a-z][a-z0-9+.-]*://)([^\s/"'<>]*:[^\s/"'<>]+)@"#),
+            signature: known(r"(?i)([?&](?:sig|signature|x-amz-signature|x-goog-signature|code|key)=)([^\s&#]+)"),
+            assigned: known(&format!(r#"(?i)([A-Za-z0-9_.-]*{NAMES}\\?["']?[ \t]*(?::|=>?)[ \t]*){VALUE}"#)),
+            flag: known(&format!(r#"(?i)(--?[a-z0-9-]*{NAMES}[ \t]+){VALUE}"#)),
+            env_pair: known(&format!(
+                r#"(?i)(\\?"?name\\?"?\s*:\s*\\?["']?[A-Za-z0-9_.-]*{NAMES}\\?["']?\s*,?\s*\\?"?value\\?"?\s*:\s*){VALUE}"#
+            )),
+            name: known(&format!(r"(?i){NAMES}$")),
+            secret_yaml: known(r"(?m)^[ \t-]*kind:[ \t]*Secret[ \t]*$"),
+            secret_json: known(r#"\\?"kind\\?"\s*:\s*\\?"Secret\\?""#),
+            secret_json_data: known(r#"(\\?"(?:data|stringData)\\?"\s*:\s*)\{[^{}]*\}"#),
+        })
+    }
+
+    /// `text` without secrets.
+    pub fn text(&self, text: &str) -> String {
+        let mut text = Cow::Borrowed(text);
+        for literal in &self.literals {
+            if text.contains(literal.as_str()) {
+                text = Cow::Owned(text.replace(literal.as_str(), &tag("own-key")));
+            }
+        }
+        text = self.kubernetes_secrets(text);
+        for (kind, shape) in &self.shapes {
+            // A replacement is a literal: a `$` in a configured kind must not refer to a group.
+            text = replaced(text, shape, |_| tag(kind));
+        }
+        text = replaced(text, &self.authorization, |found| after(found, "authorization"));
+        text = replaced(text, &self.cookie, |found| after(found, "cookie"));
+        text = replaced(text, &self.userinfo, |found| format!("{}{}@", &found[1], tag("credentials")));
+        text = replaced(text, &self.signature, |found| after(found, "signature"));
+        text = replaced(text, &self.env_pair, |found| after(found, "value"));
+        text = replaced(text, &self.assigned, |found| after(found, "value"));
+        text = replaced(text, &self.flag, |found| after(found, "value"));
+        text.into_owned()
+    }
+
+    /// `value` without secrets: in every text, and under every name that stands for a secret.
+    pub fn value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.text(text)),
+            Value::Array(items) => Value::Array(items.iter().map(|item| self.value(item)).collect()),
+            Value::Object(fields) => Value::Object(self.object(fields)),
+            other => other.clone(),
+        }
+    }
+
+    fn object(&self, fields: &Map<String, Value>) -> Map<String, Value> {
+        let is_secret = fields.get("kind").and_then(Value::as_str) == Some("Secret");
+        let hidden = |key: &str, value: &Value| match value {
+            Value::String(text) if self.name.is_match(key) && !is_harmless(text) => Some(Value::String(tag("value"))),
+            Value::Object(data) if is_secret && (key == "data" || key == "stringData") => Some(Value::Object(
+                data.keys().map(|key| (key.clone(), Value::String(tag("secret-data")))).collect(),
+            )),
+            _ => None,
+        };
+        fields
+            .iter()
+            .map(|(key, value)| (self.text(key), hidden(key, value).unwrap_or_else(|| self.value(value))))
+            .collect()
+    }
+
+    /// The data of Secret objects, as YAML or JSON has it.
+    fn kubernetes_secrets<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
+        let text = if self.secret_json.is_match(&text) {
+            replaced(text, &self.secret_json_data, |found| format!("{}{{\"\":\"{}\"}}", &found[1], tag("secret-data")))
+        } else {
+            text
+        };
+        if self.secret_yaml.is_match(&text) { Cow::Owned(without_yaml_data(&text)) } else { text }
+    }
+}
+
+/// Compiles a pattern of this file.
+fn known(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the patterns of this file are valid by test")
+}
+
+fn tag(kind: &str) -> String {
+    format!("{MARK}{kind}]")
+}
+
+fn replaced<'t>(text: Cow<'t, str>, regex: &Regex, by: impl Fn(&Captures<'_>) -> String) -> Cow<'t, str> {
+    match regex.replace_all(&text, by) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(new) => Cow::Owned(new),
+    }
+}
+
+/// The first group, and a tag where the second was, unless that cannot be a secret.
+fn after(found: &Captures<'_>, kind: &str) -> String {
+    let value = &found[2];
+    if is_harmless(value.trim_matches(['"', '\'', '\\'])) {
+        return found[0].to_owned();
+    }
+    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
+    let quote = quote.map_or_else(|| if value.starts_with("\\\"") { "\\\"".to_owned() } else { String::new() }, String::from);
+    format!("{}{quote}{}{quote}", &found[1], tag(kind))
+}
+
+/// What stands for no value, for a reference to one, or was redacted before.
+fn is_harmless(value: &str) -> bool {
+    let is_word = ["", "true", "false", "null", "nil", "none", "~", "|", ">", "{", "["]
+        .iter()
+        .any(|word| value.eq_ignore_ascii_case(word));
+    is_word || value.starts_with('<') || value.starts_with(MARK) || value.starts_with("${") || value.starts_with("$(")
+}
+
+/// YAML with every block under `data:` and `stringData:` masked.
+fn without_yaml_data(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside: Option<usize> = None;
+    for line in text.split_inclusive('\n') {
+        let body = line.trim_start();
+        let indent = line.len() - body.len();
+        if inside.is_some_and(|outer| indent <= outer && !body.trim().is_empty()) {
+            inside = None;
+        }
+        if inside.is_some() {
+            match body.split_once(':') {
+                Some((key, _)) => out.push_str(&format!("{}{key}: {}\n", &line[..indent], tag("secret-data"))),
+                // A further line of a block text.
+                None if body.trim().is_empty() => out.push_str(line),
+                None => out.push_str(&format!("{}{}\n", &line[..indent], tag("secret-data"))),
+            }
+            continue;
+        }
+        let key = body.trim_start_matches("- ").trim_end();
+        if key == "data:" || key == "stringData:" {
+            inside = Some(indent);
+        }
+        out.push_str(line);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn redactor() -> Redactor {
+        Redactor::new(&["CUSTOMER-[0-9]+".to_owned()], [&Secret::new("own-operator-key")]).unwrap()
+    }
+
+    /// Texts with a secret, and the secret.
+    fn planted() -> Vec<(String, &'static str)> {
+        const S: &str = "hunter2xyzzy";
+        let shapes = [
+            "sk-ant-api03-abcdefghijklmnopqrstuvwxyz",
+            "sk-proj-abcdefghijklmnopqrst",
+            "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+            "github_pat_11ABCDEFG0abcdefghijklmn_opq",
+            "glpat-abcdefghij0123456789",
+            "xoxb-123456789012-abcdefghij",
+            "AKIAIOSFODNN7EXAMPLE",
+            "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+            "hvs.abcdefghijklmnopqrstuvwx",
+            "CUSTOMER-4711",
+            "own-operator-key",
+            "sk_live_abcdefghijklmnop1234",
+        ];
+        let mut texts: Vec<(String, &'static str)> = Vec::new();
+        for shape in shapes {
+            texts.push((format!("before {shape} after"), shape));
+            texts.push((format!("{{\"x\": \"{shape}\"}}"), shape));
+        }
+        for text in [
+            "password=S", "Password: S", "db.password = \"S\"", "DB_PASSWORD: S", "export API_KEY='S'",
+            "\"apiKey\":\"S\"", "{\\\"password\\\":\\\"S\\\"}", "client_secret=S&x=1", "--token S", "--password=S",
+            "Authorization: Basic S", "authorization: S", "\"Authorization\": \"Bearer S\"", "X-Api-Key: S",
+            "Set-Cookie: session=S; Path=/", "postgres://app:S@db:5432/x", "redis://:S@cache", "amqp://u:p@S@mq/",
+            "https://h/x?sig=S", "https://h/x?a=1&token=S", "AccountKey=S;EndpointSuffix=x", "passphrase: S",
+            "        - name: DB_PASSWORD\n          value: S", "{\"name\":\"APP_TOKEN\",\"value\":\"S\"}",
+            "      DB_PASSWORD:                S", "aws_secret_access_key = S", "PGPASSWORD=S psql",
+            "apiVersion: v1\ndata:\n  x: S\nkind: Secret\nmetadata:\n  name: y\n",
+            "apiVersion: v1\nitems:\n- apiVersion: v1\n  stringData:\n    x: |\n      S\n  kind: Secret\n",
+            "{\"kind\": \"Secret\", \"data\": {\"x\": \"S\"}}",
+            "{\\\"data\\\":{\\\"x\\\":\\\"S\\\"},\\\"kind\\\":\\\"Secret\\\"}",
+            "-----BEGIN RSA PRIVATE KEY-----\nS\n-----END RSA PRIVATE KEY-----",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nS",
+        ] {
+            texts.push((text.replace('S', S).replace(&format!("{S}ecret"), "Secret").replace(&format!("{S}et-"), "Set-"), S));
+        }
+        texts.into_iter().map(|(text, secret)| (restore(text, S), secret)).collect()
+    }
+
+    /// The replacement of the capital S above must only hit the placeholder.
+    fn restore(text: String, s: &str) -> String {
+        text.replace(&format!("DB_PAS{s}"), "DB_PASS").replace(&format!("{s}{s}"), s)
+    }
+
+    #[test]
+    fn planted_secrets_are_gone_and_stay_gone() {
+        let redactor = redactor();
+        let mut failed = Vec::new();
+        for (text, secret) in planted() {
+            assert!(text.contains(secret), "the corpus itself: {text}");
+            let once = redactor.text(&text);
+            if once.contains(secret) || !once.contains(MARK) {
+                failed.push(format!("{text} -> {once}"));
+            }
+            assert_eq!(redactor.text(&once), once, "twice");
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    #[test]
+    fn what_an_investigation_needs_stays() {
+        let redactor = redactor();
+        for text in [
+            "web-7d4b9c6f5-x2x8z   0/1   CrashLoopBackOff   12 (3m ago)   40m",
+            "automountServiceAccountToken: true",
+            "secretName: web-tls",
+            "      DB_PASSWORD:  <set to the key 'password' in secret 'db'>  Optional: false",
+            "- name: DB_PASSWORD\n  valueFrom:\n    secretKeyRef:\n      key: password\n      name: db",
+            "tokenExpirationSeconds: 3607",
+            "image: registry.example.com:5000/app@sha256:0123456789abcdef",
+            "node_filesystem_avail_bytes{instance=\"10.0.0.1:9100\"} 12",
+            "Last State: Terminated, Reason: OOMKilled, Exit Code: 137",
+            "http://prometheus:9090/api/v1/query?query=up",
+            "the bearer authentication failed",
+        ] {
+            assert_eq!(redactor.text(text), text);
+        }
+    }
+
+    #[test]
+    fn values_are_redacted_by_name_too() {
+        let redactor = redactor();
+        assert_eq!(
+            redactor.value(&json!({
+                "password": "hunter2", "pod": "web", "n": 1,
+                "nested": [{"kind": "Secret", "data": {"a": "aHVudGVyMg=="}}, "token=hunter2"],
+            })),
+            json!({
+                "password": "[REDACTED:value]", "pod": "web", "n": 1,
+                "nested": [{"kind": "Secret", "data": {"a": "[REDACTED:secret-data]"}}, "token=[REDACTED:value]"],
+            })
+        );
+    }
+
+    #[test]
+    fn other_parts_of_a_secret_object_stay() {
+        let text = "apiVersion: v1\ndata:\n  a: aHVudGVyMg==\n\n  b: |\n    more\nkind: Secret\nmetadata:\n  name: db\n";
+        assert_eq!(
+            redactor().text(text),
+            "apiVersion: v1\ndata:\n  a: [REDACTED:secret-data]\n\n  b: [REDACTED:secret-data]\n    \
+             [REDACTED:secret-data]\nkind: Secret\nmetadata:\n  name: db\n"
+        );
+    }
+}
