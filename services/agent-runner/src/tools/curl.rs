@@ -25,8 +25,16 @@ use crate::llm::http::cause;
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
 /// Headers of an answer that are shown.
-const SHOWN_HEADERS: [&str; 8] =
-    ["content-type", "content-length", "date", "last-modified", "location", "retry-after", "server", "www-authenticate"];
+const SHOWN_HEADERS: [&str; 8] = [
+    "content-type",
+    "content-length",
+    "date",
+    "last-modified",
+    "location",
+    "retry-after",
+    "server",
+    "www-authenticate",
+];
 
 type Resolve = Arc<dyn Fn(String, u16) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
@@ -54,7 +62,9 @@ impl Tool for Curl {
             true => "The operator has listed no hosts, so every request is refused.".to_owned(),
             false => format!("Hosts that may be asked: {}.", self.hosts.join(", ")),
         };
-        format!("Makes an HTTP GET or HEAD request and shows status, some headers and the text of the answer. {hosts}")
+        format!(
+            "Makes an HTTP GET or HEAD request and shows status, some headers and the text of the answer. {hosts}"
+        )
     }
 
     fn schema(&self) -> Value {
@@ -71,8 +81,13 @@ impl Tool for Curl {
 
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>> {
         Box::pin(async {
-            let method = if arguments["method"] == "HEAD" { Method::HEAD } else { Method::GET };
-            self.request(arguments["url"].as_str().unwrap_or_default(), method).await
+            let method = if arguments["method"] == "HEAD" {
+                Method::HEAD
+            } else {
+                Method::GET
+            };
+            self.request(arguments["url"].as_str().unwrap_or_default(), method)
+                .await
         })
     }
 }
@@ -80,38 +95,58 @@ impl Tool for Curl {
 impl Curl {
     fn new(tools: &service::config::Tools, resolve: Resolve) -> Result<Self, String> {
         Ok(Self {
-            hosts: tools.curl_allowed_hosts.iter().map(|host| host.trim().to_ascii_lowercase()).collect(),
-            networks: tools.curl_allowed_networks.iter().map(|text| Network::parse(text)).collect::<Result<_, _>>()?,
+            hosts: tools
+                .curl_allowed_hosts
+                .iter()
+                .map(|host| host.trim().to_ascii_lowercase())
+                .collect(),
+            networks: tools
+                .curl_allowed_networks
+                .iter()
+                .map(|text| Network::parse(text))
+                .collect::<Result<_, _>>()?,
             bytes_max: tools.curl_bytes_max,
             resolve,
         })
     }
 
     async fn request(&self, url: &str, method: Method) -> Result<String, ToolError> {
-        let mut url = Url::parse(url.trim()).map_err(|error| ToolError::Refused(format!("that is no address: {error}")))?;
+        let mut url = Url::parse(url.trim())
+            .map_err(|error| ToolError::Refused(format!("that is no address: {error}")))?;
         let mut trail = Vec::new();
         for _ in 0..=REDIRECTS_MAX {
             let addresses = self.check(&url).await?;
             let response = send(&url, &addresses, method.clone()).await?;
             let status = response.status();
-            let target = response.headers().get("location").and_then(|value| value.to_str().ok());
+            let target = response
+                .headers()
+                .get("location")
+                .and_then(|value| value.to_str().ok());
             let (true, Some(target)) = (status.is_redirection(), target) else {
                 return self.show(response, method == Method::HEAD, &trail).await;
             };
             let next = url.join(target).map_err(|error| {
-                ToolError::Failed(format!("answered {status} with a target that is no address: {error}"))
+                ToolError::Failed(format!(
+                    "answered {status} with a target that is no address: {error}"
+                ))
             })?;
             trail.push(format!("{} redirected to {}", status.as_u16(), place(&next)));
             url = next;
         }
-        Err(ToolError::Failed(format!("more than {REDIRECTS_MAX} redirects: {}", trail.join("; "))))
+        Err(ToolError::Failed(format!(
+            "more than {REDIRECTS_MAX} redirects: {}",
+            trail.join("; ")
+        )))
     }
 
     /// The addresses that a request to `url` may connect to.
     async fn check(&self, url: &Url) -> Result<Vec<SocketAddr>, ToolError> {
         let refused = |text: String| Err(ToolError::Refused(text));
         if !matches!(url.scheme(), "http" | "https") {
-            return refused(format!("only http:// and https:// are allowed, not {}:", url.scheme()));
+            return refused(format!(
+                "only http:// and https:// are allowed, not {}:",
+                url.scheme()
+            ));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return refused("an address with credentials in it is not allowed".to_owned());
@@ -125,7 +160,11 @@ impl Curl {
         if !is_named && !self.matches_wildcard(&host) && !literal.is_some_and(is_in_network) {
             return refused(format!(
                 "the host {host} is not allowed; allowed are: {} (the operator's tools.curl_allowed_hosts)",
-                if self.hosts.is_empty() { "none".to_owned() } else { self.hosts.join(", ") }
+                if self.hosts.is_empty() {
+                    "none".to_owned()
+                } else {
+                    self.hosts.join(", ")
+                }
             ));
         }
         let addresses = match literal {
@@ -154,7 +193,9 @@ impl Curl {
     /// name the host.
     fn matches_wildcard(&self, host: &str) -> bool {
         self.hosts.iter().any(|listed| {
-            let suffix = listed.strip_prefix('*').filter(|suffix| suffix.starts_with('.') && suffix.len() > 1);
+            let suffix = listed
+                .strip_prefix('*')
+                .filter(|suffix| suffix.starts_with('.') && suffix.len() > 1);
             suffix.is_some_and(|suffix| host.len() > suffix.len() && host.ends_with(suffix))
         })
     }
@@ -164,7 +205,10 @@ impl Curl {
         text.push_str(&format!("HTTP {}\n", response.status()));
         for name in SHOWN_HEADERS {
             if let Some(value) = response.headers().get(name) {
-                text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+                text.push_str(&format!(
+                    "{name}: {}\n",
+                    String::from_utf8_lossy(value.as_bytes())
+                ));
             }
         }
         if is_head {
@@ -178,7 +222,8 @@ impl Curl {
         let mut stream = response.bytes_stream();
         let mut is_cut = false;
         while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|error| ToolError::Failed(format!("the answer broke off: {}", cause(&error))))?;
+            let piece = piece
+                .map_err(|error| ToolError::Failed(format!("the answer broke off: {}", cause(&error))))?;
             let room = self.bytes_max - body.len();
             body.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.len() > room {
@@ -202,7 +247,10 @@ impl Curl {
 /// The host in the form in which it is compared: lower case, no final dot, no brackets.
 fn host(url: &Url) -> Option<String> {
     let host = url.host_str()?;
-    let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(host);
     Some(host.trim_end_matches('.').to_ascii_lowercase())
 }
 
@@ -221,7 +269,9 @@ async fn send(url: &Url, addresses: &[SocketAddr], method: Method) -> Result<Res
     if let Some(name) = url.domain() {
         builder = builder.resolve_to_addrs(name, addresses);
     }
-    let client = builder.build().map_err(|error| ToolError::Failed(format!("the HTTP client cannot be built: {error}")))?;
+    let client = builder
+        .build()
+        .map_err(|error| ToolError::Failed(format!("the HTTP client cannot be built: {error}")))?;
     client
         .request(method, url.clone())
         .send()
@@ -230,11 +280,15 @@ async fn send(url: &Url, addresses: &[SocketAddr], method: Method) -> Result<Res
 }
 
 fn is_text(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get("content-type") else { return true };
+    let Some(value) = headers.get("content-type") else {
+        return true;
+    };
     let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
     let kind = value.split(';').next().unwrap_or_default().trim();
     kind.starts_with("text/")
-        || ["json", "xml", "yaml", "javascript", "x-www-form-urlencoded"].iter().any(|part| kind.ends_with(part))
+        || ["json", "xml", "yaml", "javascript", "x-www-form-urlencoded"]
+            .iter()
+            .any(|part| kind.ends_with(part))
 }
 
 #[cfg(test)]
@@ -250,7 +304,10 @@ mod tests {
         tools.curl_allowed_hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         tools.curl_allowed_networks = networks.iter().map(|network| (*network).to_owned()).collect();
         tools.curl_bytes_max = 1024;
-        let table: Vec<(&str, IpAddr)> = resolved.iter().map(|(name, ip)| (*name, ip.parse().unwrap())).collect();
+        let table: Vec<(&str, IpAddr)> = resolved
+            .iter()
+            .map(|(name, ip)| (*name, ip.parse().unwrap()))
+            .collect();
         let resolve: Resolve = Arc::new(move |host, port| {
             let found = table.iter().filter(|(name, _)| *name == host);
             let found: Vec<SocketAddr> = found.map(|(_, ip)| SocketAddr::new(*ip, port)).collect();
@@ -281,30 +338,79 @@ mod tests {
         let curl = curl(&["*.example.com", "named.example.org"], &[], &names);
         for url in [
             // Covered by the wildcard, and at home.
-            "http://inside.example.com/", "http://loop.example.com/", "http://mapped.example.com/",
-            "http://six.example.com/", "https://meta.example.com/latest", "http://mixed.example.com/",
-            "http://LOOP.EXAMPLE.COM/", "http://loop.example.com./", "http://named.example.org/",
+            "http://inside.example.com/",
+            "http://loop.example.com/",
+            "http://mapped.example.com/",
+            "http://six.example.com/",
+            "https://meta.example.com/latest",
+            "http://mixed.example.com/",
+            "http://LOOP.EXAMPLE.COM/",
+            "http://loop.example.com./",
+            "http://named.example.org/",
             // Loopback and metadata in all spellings.
-            "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0x7f.1/",
-            "http://017700000001/", "http://0177.0.0.1/", "http://127.0.0.1.:80/", "http://[::1]/",
-            "http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/", "http://[0:0:0:0:0:0:0:1]/", "http://[::]/",
-            "http://0.0.0.0/", "http://0/", "http://169.254.169.254/latest/meta-data/", "http://0xa9fea9fe/",
-            "http://2852039166/", "http://[::ffff:a9fe:a9fe]/", "http://[fe80::1]/", "http://[fd00:ec2::254]/",
-            "http://[64:ff9b::7f00:1]/", "http://192.168.0.1/", "http://10.0.0.1/", "http://172.16.0.1/",
-            "http://１２７.0.0.1/", "http://localhost/", "http://localhost:8080/", "http://LocalHost/",
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f000001/",
+            "http://0x7f.1/",
+            "http://017700000001/",
+            "http://0177.0.0.1/",
+            "http://127.0.0.1.:80/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:7f00:1]/",
+            "http://[0:0:0:0:0:0:0:1]/",
+            "http://[::]/",
+            "http://0.0.0.0/",
+            "http://0/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://0xa9fea9fe/",
+            "http://2852039166/",
+            "http://[::ffff:a9fe:a9fe]/",
+            "http://[fe80::1]/",
+            "http://[fd00:ec2::254]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://192.168.0.1/",
+            "http://10.0.0.1/",
+            "http://172.16.0.1/",
+            "http://１２７.0.0.1/",
+            "http://localhost/",
+            "http://localhost:8080/",
+            "http://LocalHost/",
             // Not listed, and tricks with what is.
-            "http://evil.test/", "http://example.com/", "http://example.com.evil.test/", "http://xexample.com/",
-            "http://a.example.com@127.0.0.1/", "http://a.example.com:x@evil.test/", "http://user@a.example.com/",
-            "http://127.0.0.1#a.example.com", "http://127.0.0.1?a.example.com", "http://127.0.0.1\\a.example.com",
-            "http://a.example.com%2eevil.test/", "http://8.8.8.8/",
+            "http://evil.test/",
+            "http://example.com/",
+            "http://example.com.evil.test/",
+            "http://xexample.com/",
+            "http://a.example.com@127.0.0.1/",
+            "http://a.example.com:x@evil.test/",
+            "http://user@a.example.com/",
+            "http://127.0.0.1#a.example.com",
+            "http://127.0.0.1?a.example.com",
+            "http://127.0.0.1\\a.example.com",
+            "http://a.example.com%2eevil.test/",
+            "http://8.8.8.8/",
             // Other schemes.
-            "file:///etc/passwd", "ftp://a.example.com/", "gopher://127.0.0.1:6379/_x", "data:text/plain,x", "/etc/passwd",
-            "javascript:1", "",
+            "file:///etc/passwd",
+            "ftp://a.example.com/",
+            "gopher://127.0.0.1:6379/_x",
+            "data:text/plain,x",
+            "/etc/passwd",
+            "javascript:1",
+            "",
         ] {
             refused(&curl, url).await;
         }
-        assert!(refused(&curl, "http://inside.example.com/").await.contains("at a private address"));
-        assert!(refused(&curl, "http://meta.example.com/").await.contains("link-local"));
+        assert!(
+            refused(&curl, "http://inside.example.com/")
+                .await
+                .contains("at a private address")
+        );
+        assert!(
+            refused(&curl, "http://meta.example.com/")
+                .await
+                .contains("link-local")
+        );
     }
 
     /// A server on loopback.
@@ -313,11 +419,23 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let to = |target: String| get(move || async move { (StatusCode::FOUND, [("location", target)]) });
         let app = Router::new()
-            .route("/text", get(|| async { ([("content-type", "text/plain"), ("x-other", "no")], "hello") }))
+            .route(
+                "/text",
+                get(|| async { ([("content-type", "text/plain"), ("x-other", "no")], "hello") }),
+            )
             .route("/long", get(|| async { "x".repeat(5000) }))
-            .route("/binary", get(|| async { ([("content-type", "image/png")], vec![0_u8, 1, 2]) }))
-            .route("/nul", get(|| async { ([("content-type", "text/plain")], vec![0_u8, 1, 2]) }))
-            .route("/broken", get(|| async { (StatusCode::INTERNAL_SERVER_ERROR, "oh").into_response() }))
+            .route(
+                "/binary",
+                get(|| async { ([("content-type", "image/png")], vec![0_u8, 1, 2]) }),
+            )
+            .route(
+                "/nul",
+                get(|| async { ([("content-type", "text/plain")], vec![0_u8, 1, 2]) }),
+            )
+            .route(
+                "/broken",
+                get(|| async { (StatusCode::INTERNAL_SERVER_ERROR, "oh").into_response() }),
+            )
             .route("/relative", to("/text".to_owned()))
             .route("/to-loopback", to(format!("http://127.0.0.1:{port}/text")))
             .route("/to-decimal", to(format!("http://2130706433:{port}/text")))
@@ -334,17 +452,33 @@ mod tests {
         let curl = curl(&["named.test"], &[], &[("named.test", "127.0.0.1")]);
         let at = |path: &str| format!("http://named.test:{port}{path}");
         let text = curl.request(&at("/text"), Method::GET).await.unwrap();
-        assert!(text.starts_with("HTTP 200 OK\ncontent-type: text/plain\n") && text.ends_with("\nhello"), "{text}");
+        assert!(
+            text.starts_with("HTTP 200 OK\ncontent-type: text/plain\n") && text.ends_with("\nhello"),
+            "{text}"
+        );
         assert!(!text.contains("x-other"), "{text}");
         let head = curl.request(&at("/text"), Method::HEAD).await.unwrap();
-        assert!(head.contains("content-length: 5") && !head.contains("hello"), "{head}");
+        assert!(
+            head.contains("content-length: 5") && !head.contains("hello"),
+            "{head}"
+        );
         let relative = curl.request(&at("/relative"), Method::GET).await.unwrap();
-        assert!(relative.starts_with("302 redirected to ") && relative.ends_with("hello"), "{relative}");
+        assert!(
+            relative.starts_with("302 redirected to ") && relative.ends_with("hello"),
+            "{relative}"
+        );
         let long = curl.request(&at("/long"), Method::GET).await.unwrap();
-        assert!(long.ends_with("x\n[… cut after 1024 bytes]"), "{}", &long[long.len() - 60..]);
+        assert!(
+            long.ends_with("x\n[… cut after 1024 bytes]"),
+            "{}",
+            &long[long.len() - 60..]
+        );
         for path in ["/binary", "/nul"] {
             let shown = curl.request(&at(path), Method::GET).await.unwrap();
-            assert!(shown.ends_with("(the body is not text, and is not shown)"), "{shown}");
+            assert!(
+                shown.ends_with("(the body is not text, and is not shown)"),
+                "{shown}"
+            );
         }
         let broken = curl.request(&at("/broken"), Method::GET).await.unwrap();
         assert!(broken.starts_with("HTTP 500"), "{broken}");
@@ -358,8 +492,15 @@ mod tests {
     #[tokio::test]
     async fn a_listed_network_permits_its_addresses() {
         let port = server().await;
-        let curl = curl(&["*.example.com"], &["127.0.0.0/8"], &[("a.example.com", "127.0.0.1"), ("b.example.com", "10.0.0.1")]);
-        for url in [format!("http://a.example.com:{port}/text"), format!("http://127.0.0.1:{port}/text")] {
+        let curl = curl(
+            &["*.example.com"],
+            &["127.0.0.0/8"],
+            &[("a.example.com", "127.0.0.1"), ("b.example.com", "10.0.0.1")],
+        );
+        for url in [
+            format!("http://a.example.com:{port}/text"),
+            format!("http://127.0.0.1:{port}/text"),
+        ] {
             assert!(curl.request(&url, Method::GET).await.is_ok(), "{url}");
         }
         refused(&curl, "http://b.example.com/").await;

@@ -87,6 +87,6 @@ mod tests {
             );
         }
         assert_eq!(cut("short".to_owned(), 5), "short");
-        assert_eq!(cut("üüüü".to_owned(), 5), "ü\n[… 4 bytes left out here …]\n");
+        assert_eq!(cut("üüüü".to_owned(), 5), "üü\n[… 3 bytes left out here …]\n");
     }
 }

@@ -63,7 +63,11 @@ pub struct Surroundings<'a> {
 type Make = fn(&Surroundings<'_>) -> Result<Box<dyn Tool>, String>;
 
 /// Every tool by the name that workflows use.
-const TOOLS: [(&str, Make); 3] = [("kubectl", kubectl::make), ("promql", promql::make), ("curl", curl::make)];
+const TOOLS: [(&str, Make); 3] = [
+    ("kubectl", kubectl::make),
+    ("promql", promql::make),
+    ("curl", curl::make),
+];
 
 /// The tools of one step.
 pub struct Toolbox {
@@ -95,7 +99,8 @@ impl Toolbox {
                 let known: Vec<&str> = TOOLS.iter().map(|(name, _)| *name).collect();
                 format!("there is no tool `{name}`: use {}", known.join(", "))
             })?;
-            let tool = make(surroundings).map_err(|reason| format!("the tool `{name}` cannot be used: {reason}"))?;
+            let tool =
+                make(surroundings).map_err(|reason| format!("the tool `{name}` cannot be used: {reason}"))?;
             tools.push((*name, tool));
         }
         Ok(Self {
@@ -131,11 +136,25 @@ impl Toolbox {
         };
         // Redacted whole and cut afterwards: half a secret at the edge of a cut would not be recognised.
         let text = cut::cut(redactor.text(&text), self.output_bytes_max);
-        let label = self.tools.iter().find(|(known, _)| *known == name).map_or("unknown", |(known, _)| known);
+        let label = self
+            .tools
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or("unknown", |(known, _)| known);
         metrics.tool_call(label, outcome, begun.elapsed());
-        tracing::info!(tool = label, outcome, bytes = text.len(), ms = begun.elapsed().as_millis(), "tool called");
+        tracing::info!(
+            tool = label,
+            outcome,
+            bytes = text.len(),
+            ms = begun.elapsed().as_millis(),
+            "tool called"
+        );
         Given {
-            text: if text.is_empty() { "(no output)".to_owned() } else { text },
+            text: if text.is_empty() {
+                "(no output)".to_owned()
+            } else {
+                text
+            },
             is_error: outcome != "ok",
             outcome,
         }
@@ -150,7 +169,10 @@ impl Toolbox {
         let refused = |text: String| ("refused", format!("refused: {text}"));
         let Some((_, tool)) = self.tools.iter().find(|(known, _)| *known == name) else {
             let known: Vec<&str> = self.tools.iter().map(|(name, _)| *name).collect();
-            return Err(refused(format!("there is no such tool; there are {}, submit_findings", known.join(", "))));
+            return Err(refused(format!(
+                "there is no such tool; there are {}, submit_findings",
+                known.join(", ")
+            )));
         };
         if arguments.get(MALFORMED).is_some() {
             return Err(refused(
@@ -162,7 +184,9 @@ impl Toolbox {
             return Err(refused(format!("{}; nothing was run", problems.join("; "))));
         }
         if arguments.to_string().contains(MARK) {
-            return Err(refused("the arguments hold a redacted value, which cannot be used".to_owned()));
+            return Err(refused(
+                "the arguments hold a redacted value, which cannot be used".to_owned(),
+            ));
         }
         let time = self.timeout.min(time_left);
         match tokio::time::timeout(time, tool.call(arguments)).await {
@@ -171,7 +195,10 @@ impl Toolbox {
             Ok(Err(ToolError::Failed(text))) => Err(("failed", format!("failed: {text}"))),
             Err(_) => Err((
                 "timeout",
-                format!("stopped: the call took longer than {:.1} s; ask for less", time.as_secs_f64()),
+                format!(
+                    "stopped: the call took longer than {:.1} s; ask for less",
+                    time.as_secs_f64()
+                ),
             )),
         }
     }
@@ -210,30 +237,66 @@ mod tests {
     async fn every_call_is_checked_bounded_and_redacted() {
         let toolbox = Toolbox {
             tools: vec![("slow", Box::new(Slow))],
-            output_bytes_max: 60,
+            output_bytes_max: 200,
             timeout: Duration::from_secs(30),
         };
         let redactor = Redactor::new(&[], []).unwrap();
         let metrics = Metrics::new();
         let call = async |name: &str, arguments: Value, left: u64| {
-            let given =
-                toolbox.call(name, &arguments, Duration::from_secs(left), &redactor, &metrics).await;
+            let given = toolbox
+                .call(name, &arguments, Duration::from_secs(left), &redactor, &metrics)
+                .await;
             format!("{}: {}", given.outcome, given.text)
         };
-        assert_eq!(call("slow", json!({"say": "password=hunter2"}), 60).await, "ok: password=[REDACTED:value]");
         assert_eq!(
-            call("slow", json!({"say": format!("{} password=hunter2", "x".repeat(100))}), 60).await,
-            format!("ok: {}\n[… 70 bytes left out here …]\nrd=[REDACTED:value]", "x".repeat(40))
+            call("slow", json!({"say": "password=hunter2"}), 60).await,
+            "ok: password=[REDACTED:value]"
+        );
+        assert_eq!(
+            call(
+                "slow",
+                json!({"say": format!("{} password=hunter2", "x".repeat(300))}),
+                60
+            )
+            .await,
+            format!(
+                "ok: {}\n[… 126 bytes left out here …]\n{} password=[REDACTED:value]",
+                "x".repeat(134),
+                "x".repeat(40)
+            )
         );
         assert_eq!(call("slow", json!({"say": ""}), 60).await, "ok: (no output)");
-        assert!(call("slow", json!({}), 60).await.starts_with("timeout: stopped: the call took longer than 30.0 s"));
+        assert!(
+            call("slow", json!({}), 60)
+                .await
+                .starts_with("timeout: stopped: the call took longer than 30.0 s")
+        );
         assert!(call("slow", json!({}), 5).await.contains("5.0 s"));
-        assert!(call("slow", json!({"sya": "x"}), 60).await.starts_with("refused: refused: there is no `sya`"));
-        assert!(call("slow", json!({MALFORMED: "{"}), 60).await.contains("not one complete JSON object"));
-        assert!(call("slow", json!({"say": "[REDACTED:value]"}), 60).await.contains("redacted value"));
-        assert!(call("rm", json!({}), 60).await.contains("there is no such tool; there are slow, submit_findings"));
+        assert!(
+            call("slow", json!({"sya": "x"}), 60)
+                .await
+                .starts_with("refused: refused: there is no `sya`")
+        );
+        assert!(
+            call("slow", json!({MALFORMED: "{"}), 60)
+                .await
+                .contains("not one complete JSON object")
+        );
+        assert!(
+            call("slow", json!({"say": "[REDACTED:value]"}), 60)
+                .await
+                .contains("redacted value")
+        );
+        assert!(
+            call("rm", json!({}), 60)
+                .await
+                .contains("there is no such tool; there are slow, submit_findings")
+        );
         let text = metrics.encode();
-        assert!(text.contains("fist_tool_calls_total{tool=\"slow\",outcome=\"refused\"} 3"), "{text}");
+        assert!(
+            text.contains("fist_tool_calls_total{tool=\"slow\",outcome=\"refused\"} 3"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -252,7 +315,9 @@ mod tests {
             schema::assert_known(&spec.schema);
             assert!(spec.description.len() > 40, "{}", spec.name);
         }
-        let error = Toolbox::from_config(&["ssh".to_owned()], &surroundings).err().unwrap();
+        let error = Toolbox::from_config(&["ssh".to_owned()], &surroundings)
+            .err()
+            .unwrap();
         assert_eq!(error, "there is no tool `ssh`: use kubectl, promql, curl");
     }
 }

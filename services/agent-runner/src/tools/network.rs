@@ -22,7 +22,11 @@ impl Network {
         let (address, bits) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let bits: u8 = bits.parse().ok().filter(|bits| *bits <= bits_max).ok_or_else(wrong)?;
+        let bits: u8 = bits
+            .parse()
+            .ok()
+            .filter(|bits| *bits <= bits_max)
+            .ok_or_else(wrong)?;
         Ok(Self { address, bits })
     }
 
@@ -116,18 +120,60 @@ mod tests {
     #[test]
     fn addresses_that_are_not_the_internets_are_known() {
         for text in [
-            "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.0.1",
-            "169.254.169.254", "100.64.0.1", "100.100.100.200", "192.0.0.192", "168.63.129.16", "198.18.0.1",
-            "224.0.0.1", "255.255.255.255", "240.0.0.1", "::1", "::", "::ffff:127.0.0.1", "::ffff:a9fe:a9fe",
-            "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2001::1",
-            "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1", "2001:db8::1", "100::1", "4000::1",
+            "127.0.0.1",
+            "127.255.255.254",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "100.100.100.200",
+            "192.0.0.192",
+            "168.63.129.16",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:a9fe:a9fe",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::7f00:1",
+            "2002:7f00:1::",
+            "2001::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "fec0::1",
+            "2001:db8::1",
+            "100::1",
+            "4000::1",
         ] {
             assert!(reserved(text.parse().unwrap()).is_some(), "{text}");
         }
-        for text in ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2a00:1450::1"] {
+        for text in [
+            "8.8.8.8",
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+        ] {
             assert_eq!(reserved(text.parse().unwrap()), None, "{text}");
         }
-        for text in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254", "168.63.129.16"] {
+        for text in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "168.63.129.16",
+        ] {
             assert!(is_link_local(text.parse().unwrap()), "{text}");
         }
     }
@@ -135,7 +181,9 @@ mod tests {
     #[test]
     fn networks_hold_their_addresses() {
         let holds = |network: &str, address: &str| {
-            Network::parse(network).unwrap().contains(address.parse().unwrap())
+            Network::parse(network)
+                .unwrap()
+                .contains(address.parse().unwrap())
         };
         assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
         assert!(holds("10.0.0.0/8", "::ffff:10.0.0.1"));

@@ -35,7 +35,11 @@ struct Promql {
 /// # Errors
 /// When the address is none.
 pub fn make(surroundings: &Surroundings<'_>) -> Result<Box<dyn Tool>, String> {
-    let of_workflow = surroundings.env.get("PROMETHEUS_URL").and_then(Value::as_str).filter(|url| !url.trim().is_empty());
+    let of_workflow = surroundings
+        .env
+        .get("PROMETHEUS_URL")
+        .and_then(Value::as_str)
+        .filter(|url| !url.trim().is_empty());
     let (text, source) = match of_workflow {
         Some(url) => (url, "the workflow's PROMETHEUS_URL"),
         None => (surroundings.tools.prometheus_url.as_str(), "tools.prometheus_url"),
@@ -95,7 +99,12 @@ struct Ask {
 
 impl Ask {
     fn read(arguments: &Value, now: Timestamp) -> Result<Self, String> {
-        let text = |key: &str| arguments[key].as_str().map(str::trim).filter(|text| !text.is_empty());
+        let text = |key: &str| {
+            arguments[key]
+                .as_str()
+                .map(str::trim)
+                .filter(|text| !text.is_empty())
+        };
         let query = text("query").ok_or("the query is empty")?.to_owned();
         let time: Timestamp = match text("time") {
             Some(time) => time.parse()?,
@@ -112,7 +121,9 @@ impl Ask {
         let range = duration_s(range).filter(|range| (1..=RANGE_MAX_S).contains(range));
         let range = range.ok_or("the range is no duration up to a year; use one such as 30m, 6h or 2d")?;
         let step = match text("step") {
-            Some(step) => duration_s(step).filter(|step| *step > 0).ok_or("the step is no duration such as 30s or 5m")?,
+            Some(step) => duration_s(step)
+                .filter(|step| *step > 0)
+                .ok_or("the step is no duration such as 30s or 5m")?,
             None => (range / POINTS).max(STEP_MIN_S),
         };
         if range / step > POINTS_MAX {
@@ -143,7 +154,9 @@ fn duration_s(text: &str) -> Option<u64> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let number: u64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit_end = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |at| digits + at);
         let unit = match &rest[digits..unit_end] {
             "s" => 1,
             "m" => 60,
@@ -162,7 +175,11 @@ fn duration_s(text: &str) -> Option<u64> {
 impl Promql {
     async fn ask(&self, ask: &Ask) -> Result<String, String> {
         let mut url = self.base.clone();
-        url.set_path(&format!("{}/api/v1/{}", self.base.path().trim_end_matches('/'), ask.path));
+        url.set_path(&format!(
+            "{}/api/v1/{}",
+            self.base.path().trim_end_matches('/'),
+            ask.path
+        ));
         let place = self.base.origin().ascii_serialization();
         let response = self.client.get(url).query(&ask.parameters).send().await.map_err(|error| {
             format!(
@@ -175,9 +192,12 @@ impl Promql {
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
         while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|error| format!("the answer of {place} broke off: {}", cause(&error)))?;
+            let piece =
+                piece.map_err(|error| format!("the answer of {place} broke off: {}", cause(&error)))?;
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(format!("the answer has more than {ANSWER_BYTES_MAX} bytes; aggregate, or use a larger step"));
+                return Err(format!(
+                    "the answer has more than {ANSWER_BYTES_MAX} bytes; aggregate, or use a larger step"
+                ));
             }
             body.extend_from_slice(&piece);
         }
@@ -185,7 +205,12 @@ impl Promql {
             .map_err(|_| format!("{place} answered {status} and no JSON: it is perhaps no Prometheus"))?;
         if answer["status"] != "success" {
             let text = |key: &str| answer[key].as_str().unwrap_or("unknown").to_owned();
-            return Err(format!("Prometheus answered {}: {}: {}", status.as_u16(), text("errorType"), text("error")));
+            return Err(format!(
+                "Prometheus answered {}: {}: {}",
+                status.as_u16(),
+                text("errorType"),
+                text("error")
+            ));
         }
         Ok(shown(&answer, ask))
     }
@@ -194,7 +219,12 @@ impl Promql {
 fn shown(answer: &Value, ask: &Ask) -> String {
     let mut lines = Vec::new();
     for kind in ["warnings", "infos"] {
-        for text in answer[kind].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for text in answer[kind]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             lines.push(format!("{}: {text}", kind.trim_end_matches('s')));
         }
     }
@@ -258,7 +288,11 @@ fn summary(item: &Value) -> String {
         .flatten()
         .filter_map(|point| Some((point[0].as_f64()?, point[1].as_str()?.parse().ok()?)))
         .collect();
-    let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
+    let finite: Vec<(f64, f64)> = points
+        .iter()
+        .copied()
+        .filter(|(_, value)| value.is_finite())
+        .collect();
     let (Some((_, first)), Some((_, last))) = (finite.first(), finite.last()) else {
         return match points.len() {
             0 => "(native histograms; use histogram_quantile)".to_owned(),
@@ -290,7 +324,10 @@ fn trend(points: &[(f64, f64)], mean: f64) -> &'static str {
         return "flat";
     };
     let centre = points.iter().map(|(at, _)| at).sum::<f64>() / points.len() as f64;
-    let covariance: f64 = points.iter().map(|(at, value)| (at - centre) * (value - mean)).sum();
+    let covariance: f64 = points
+        .iter()
+        .map(|(at, value)| (at - centre) * (value - mean))
+        .sum();
     let variance: f64 = points.iter().map(|(at, _)| (at - centre).powi(2)).sum();
     if variance == 0.0 {
         return "flat";
@@ -309,7 +346,13 @@ fn trend(points: &[(f64, f64)], mean: f64) -> &'static str {
 /// A number with six significant digits, as a person would write it.
 fn number(value: f64) -> String {
     if !value.is_finite() {
-        return if value.is_nan() { "NaN".to_owned() } else if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };
+        return if value.is_nan() {
+            "NaN".to_owned()
+        } else if value > 0.0 {
+            "+Inf".to_owned()
+        } else {
+            "-Inf".to_owned()
+        };
     }
     if value == 0.0 {
         return "0".to_owned();
@@ -321,7 +364,11 @@ fn number(value: f64) -> String {
     // Between -5 and 15, so the places are between 0 and 10.
     let places = (5.0 - magnitude).clamp(0.0, 10.0) as usize;
     let text = format!("{value:.places$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -334,10 +381,26 @@ mod tests {
 
     #[test]
     fn durations_are_those_of_prometheus() {
-        for (text, seconds) in [("30s", 30), ("5m", 300), ("1h30m", 5400), ("2d", 172_800), ("1w", 604_800), ("0s", 0)] {
+        for (text, seconds) in [
+            ("30s", 30),
+            ("5m", 300),
+            ("1h30m", 5400),
+            ("2d", 172_800),
+            ("1w", 604_800),
+            ("0s", 0),
+        ] {
             assert_eq!(duration_s(text), Some(seconds), "{text}");
         }
-        for bad in ["h", "1", "1x", "-1h", "1h-", "99999999999999999999h", "1.5h", "9223372036854775807y"] {
+        for bad in [
+            "h",
+            "1",
+            "1x",
+            "-1h",
+            "1h-",
+            "99999999999999999999h",
+            "1.5h",
+            "9223372036854775807y",
+        ] {
             assert_eq!(duration_s(bad), None, "{bad}");
         }
     }
@@ -346,9 +409,19 @@ mod tests {
     fn the_step_fits_the_range() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let ask = |arguments: Value| Ask::read(&arguments, now);
-        let step = |range: &str| ask(json!({"query": "up", "range": range})).unwrap().window.unwrap().2;
-        assert_eq!((step("10m"), step("1h"), step("2h"), step("2d")), (15, 30, 60, 1440));
-        let given = ask(json!({"query": "up", "range": "1h", "step": "5m", "time": "2026-01-01T10:00:00Z"})).unwrap();
+        let step = |range: &str| {
+            ask(json!({"query": "up", "range": range}))
+                .unwrap()
+                .window
+                .unwrap()
+                .2
+        };
+        assert_eq!(
+            (step("10m"), step("1h"), step("2h"), step("2d")),
+            (15, 30, 60, 1440)
+        );
+        let given =
+            ask(json!({"query": "up", "range": "1h", "step": "5m", "time": "2026-01-01T10:00:00Z"})).unwrap();
         assert_eq!(
             given.parameters,
             [
@@ -360,18 +433,35 @@ mod tests {
         );
         let many = ask(json!({"query": "up", "range": "30d", "step": "1s"})).unwrap_err();
         assert!(many.contains("a step of 519 s or more"), "{many}");
-        for bad in [json!({"query": " "}), json!({"query": "up", "range": "x"}), json!({"query": "up", "range": "99y"}),
-                    json!({"query": "up", "range": "1h", "step": "0s"}), json!({"query": "up", "time": "noon"})] {
+        for bad in [
+            json!({"query": " "}),
+            json!({"query": "up", "range": "x"}),
+            json!({"query": "up", "range": "99y"}),
+            json!({"query": "up", "range": "1h", "step": "0s"}),
+            json!({"query": "up", "time": "noon"}),
+        ] {
             assert!(ask(bad.clone()).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn results_are_put_together_and_what_is_left_out_is_said() {
-        let window = Some(("2026-01-01T10:00:00Z".parse().unwrap(), "2026-01-01T11:00:00Z".parse().unwrap(), 30));
-        let ask = Ask { path: "", parameters: vec![], window };
+        let window = Some((
+            "2026-01-01T10:00:00Z".parse().unwrap(),
+            "2026-01-01T11:00:00Z".parse().unwrap(),
+            30,
+        ));
+        let ask = Ask {
+            path: "",
+            parameters: vec![],
+            window,
+        };
         let points = |values: &[&str]| -> Value {
-            values.iter().enumerate().map(|(at, value)| json!([at * 30, value])).collect()
+            values
+                .iter()
+                .enumerate()
+                .map(|(at, value)| json!([at * 30, value]))
+                .collect()
         };
         let matrix = json!({
             "warnings": ["exceeded sample limit"],
@@ -391,18 +481,31 @@ mod tests {
             {} count=2 min=1.00000e-9 mean=2.00000e20 max=4.00000e20 last=1.00000e-9 trend=falling (4.00000e20 -> 1.00000e-9)
             {pod="c"} count=1, none of them a finite number"#]]
         .assert_eq(&shown(&matrix, &ask));
-        let many: Value = (0..70).map(|n| json!({"metric": {"n": n.to_string()}, "value": [0, "0.25"]})).collect();
+        let many: Value = (0..70)
+            .map(|n| json!({"metric": {"n": n.to_string()}, "value": [0, "0.25"]}))
+            .collect();
         let text = shown(&json!({"data": {"resultType": "vector", "result": many}}), &ask);
         assert!(text.starts_with("70 series (value)\n{n=\"0\"} 0.25\n"), "{text}");
-        assert!(text.ends_with("… 10 more series left out; aggregate with sum by (…) or topk(…)"), "{text}");
+        assert!(
+            text.ends_with("… 10 more series left out; aggregate with sum by (…) or topk(…)"),
+            "{text}"
+        );
         let none = shown(&json!({"data": {"resultType": "vector", "result": []}}), &ask);
         assert_eq!(none, "no series match");
     }
 
     #[test]
     fn numbers_are_short() {
-        for (value, text) in [(0.1 + 0.2, "0.3"), (1_234_567.0, "1234567"), (1e-7, "1.00000e-7"), (-2.5, "-2.5"), (12.0, "12"),
-                              (f64::INFINITY, "+Inf"), (999_999.96, "1000000"), (0.000_012_345_678, "0.0000123457")] {
+        for (value, text) in [
+            (0.1 + 0.2, "0.3"),
+            (1_234_567.0, "1234567"),
+            (1e-7, "1.00000e-7"),
+            (-2.5, "-2.5"),
+            (12.0, "12"),
+            (f64::INFINITY, "+Inf"),
+            (999_999.96, "1000000"),
+            (0.000_012_345_678, "0.0000123457"),
+        ] {
             assert_eq!(number(value), text);
         }
     }

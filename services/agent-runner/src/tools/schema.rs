@@ -17,7 +17,10 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         found.push(format!("{name} must be {}", types(schema).join(" or ")));
         return;
     }
-    if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
+    if let Some(allowed) = schema["enum"]
+        .as_array()
+        .filter(|allowed| !allowed.contains(value))
+    {
         let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         found.push(format!("{name} must be one of {}", allowed.join(", ")));
     }
@@ -25,7 +28,10 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         Value::String(text) => {
             let chars = text.chars().count() as u64;
             if schema["maxLength"].as_u64().is_some_and(|max| chars > max) {
-                found.push(format!("{name} is too long: at most {} characters", schema["maxLength"]));
+                found.push(format!(
+                    "{name} is too long: at most {} characters",
+                    schema["maxLength"]
+                ));
             }
             if schema["minLength"].as_u64().is_some_and(|min| chars < min) {
                 found.push(format!("{name} must not be empty"));
@@ -36,7 +42,10 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
             let is_low = schema["minimum"].as_f64().is_some_and(|min| number < min);
             let is_high = schema["maximum"].as_f64().is_some_and(|max| number > max);
             if is_low || is_high {
-                found.push(format!("{name} must be between {} and {}", schema["minimum"], schema["maximum"]));
+                found.push(format!(
+                    "{name} must be between {} and {}",
+                    schema["minimum"], schema["maximum"]
+                ));
             }
         }
         Value::Array(items) => check_items(schema, items, path, found),
@@ -46,10 +55,19 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 fn check_items(schema: &Value, items: &[Value], path: &str, found: &mut Vec<String>) {
-    if schema["maxItems"].as_u64().is_some_and(|max| items.len() as u64 > max) {
-        found.push(format!("{path} has too many items: at most {}", schema["maxItems"]));
+    if schema["maxItems"]
+        .as_u64()
+        .is_some_and(|max| items.len() as u64 > max)
+    {
+        found.push(format!(
+            "{path} has too many items: at most {}",
+            schema["maxItems"]
+        ));
     }
-    if schema["minItems"].as_u64().is_some_and(|min| (items.len() as u64) < min) {
+    if schema["minItems"]
+        .as_u64()
+        .is_some_and(|min| (items.len() as u64) < min)
+    {
         found.push(format!("{path} must not be empty"));
     }
     for (at, item) in items.iter().enumerate() {
@@ -58,7 +76,12 @@ fn check_items(schema: &Value, items: &[Value], path: &str, found: &mut Vec<Stri
 }
 
 fn check_fields(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
-    for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for required in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         if value.get(required).is_none() {
             found.push(format!("`{required}` is missing"));
         }
@@ -66,7 +89,11 @@ fn check_fields(schema: &Value, value: &Value, path: &str, found: &mut Vec<Strin
     for (key, value) in value.as_object().into_iter().flatten() {
         match schema["properties"].get(key) {
             Some(property) => {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
                 check(property, value, &path, found);
             }
             None if schema["additionalProperties"] == Value::Bool(false) => {
@@ -102,17 +129,35 @@ fn is_of(value: &Value, wanted: &str) -> bool {
 /// Keywords that [`problems`] checks, or that only inform.
 #[cfg(test)]
 const KNOWN: [&str; 13] = [
-    "type", "enum", "maxLength", "minLength", "minimum", "maximum", "maxItems", "minItems", "items", "required",
-    "properties", "additionalProperties", "description",
+    "type",
+    "enum",
+    "maxLength",
+    "minLength",
+    "minimum",
+    "maximum",
+    "maxItems",
+    "minItems",
+    "items",
+    "required",
+    "properties",
+    "additionalProperties",
+    "description",
 ];
 
 /// Fails on a keyword that is not checked.
 #[cfg(test)]
 pub fn assert_known(schema: &Value) {
     for (key, value) in schema.as_object().into_iter().flatten() {
-        assert!(KNOWN.contains(&key.as_str()), "`{key}` is not checked by schema.rs");
+        assert!(
+            KNOWN.contains(&key.as_str()),
+            "`{key}` is not checked by schema.rs"
+        );
         match key.as_str() {
-            "properties" => value.as_object().into_iter().flatten().for_each(|(_, property)| assert_known(property)),
+            "properties" => value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .for_each(|(_, property)| assert_known(property)),
             "items" => assert_known(value),
             _ => {}
         }
@@ -137,7 +182,10 @@ mod tests {
             },
         });
         assert_known(&schema);
-        assert_eq!(problems(&schema, &json!({"q": "x", "z": 1, "n": null, "l": ["a"]})), Vec::<String>::new());
+        assert_eq!(
+            problems(&schema, &json!({"q": "x", "z": 1, "n": null, "l": ["a"]})),
+            Vec::<String>::new()
+        );
         assert_eq!(problems(&schema, &json!("x")), ["the arguments must be object"]);
         assert_eq!(
             problems(&schema, &json!({"q": "long", "n": 2, "l": ["a", "c", 1], "x": 1})),

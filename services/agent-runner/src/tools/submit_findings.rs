@@ -20,9 +20,7 @@ pub fn spec() -> ToolSpec {
 }
 
 fn arguments_schema() -> Value {
-    let texts = |description: &str| {
-        json!({"type": "array", "description": description, "maxItems": 100, "items": {"type": ["string", "object"]}})
-    };
+    let texts = |description: &str| json!({"type": "array", "description": description, "maxItems": 100, "items": {"type": ["string", "object"]}});
     let text = |description: &str| json!({"type": ["string", "null"], "description": description});
     json!({
         "type": "object",
@@ -85,7 +83,10 @@ mod tests {
     #[test]
     fn findings_need_a_summary_and_well_formed_evidence() {
         schema::assert_known(&arguments_schema());
-        assert_eq!(problems(&json!({"summary": "x", "confidence": 0.5, "root_cause": null})), Vec::<String>::new());
+        assert_eq!(
+            problems(&json!({"summary": "x", "confidence": 0.5, "root_cause": null})),
+            Vec::<String>::new()
+        );
         assert_eq!(
             problems(&json!({"confidence": 80, "evidence": [{"quote": ""}]})),
             [

@@ -43,8 +43,12 @@ struct Kubectl {
 /// When its private directory cannot be made.
 pub fn make(surroundings: &Surroundings<'_>) -> Result<Box<dyn Tool>, String> {
     // PATH for credential plugins of a kubeconfig; the rest is how a pod finds its API server.
-    let leads_to_cluster =
-        |name: &str| matches!(name, "PATH" | "KUBERNETES_SERVICE_HOST" | "KUBERNETES_SERVICE_PORT" | "NO_PROXY");
+    let leads_to_cluster = |name: &str| {
+        matches!(
+            name,
+            "PATH" | "KUBERNETES_SERVICE_HOST" | "KUBERNETES_SERVICE_PORT" | "NO_PROXY"
+        )
+    };
     let tools = surroundings.tools;
     Ok(Box::new(Kubectl {
         bin: tools.kubectl_bin.clone(),
@@ -53,7 +57,9 @@ pub fn make(surroundings: &Surroundings<'_>) -> Result<Box<dyn Tool>, String> {
         namespace: surroundings.namespace.to_owned(),
         output_bytes_max: surroundings.output_bytes_max,
         request_timeout: format!("{}ms", surroundings.timeout_ms),
-        env: service::config::process_env().filter(|(name, _)| leads_to_cluster(name)).collect(),
+        env: service::config::process_env()
+            .filter(|(name, _)| leads_to_cluster(name))
+            .collect(),
         home: PrivateHome::new().map_err(|error| format!("its home directory cannot be made: {error}"))?,
     }))
 }
@@ -65,10 +71,17 @@ impl Tool for Kubectl {
              top, events, explain, api-resources, version, rollout history, rollout status, auth can-i. Nothing can be \
              changed, watched or followed; Secrets are never shown. Logs show the last 1000 lines unless --tail, --since \
              or --limit-bytes say otherwise. Where no namespace is named, it is {}.",
-            if self.namespace.is_empty() { "the default one" } else { &self.namespace }
+            if self.namespace.is_empty() {
+                "the default one"
+            } else {
+                &self.namespace
+            }
         );
         if !self.namespaces.is_empty() {
-            text.push_str(&format!(" Namespaces that may be read: {}.", self.namespaces.join(", ")));
+            text.push_str(&format!(
+                " Namespaces that may be read: {}.",
+                self.namespaces.join(", ")
+            ));
         }
         text
     }
@@ -98,7 +111,10 @@ impl Tool for Kubectl {
                 .flatten()
                 .filter_map(|arg| arg.as_str().map(str::to_owned))
                 .collect();
-            let policy = argv::Policy { namespaces: &self.namespaces, namespace: &self.namespace };
+            let policy = argv::Policy {
+                namespaces: &self.namespaces,
+                namespace: &self.namespace,
+            };
             let argv = argv::allowed(&args, &policy).map_err(ToolError::Refused)?;
             self.run(&argv).await.map_err(ToolError::Failed)
         })
@@ -123,9 +139,15 @@ impl Kubectl {
             command.env("KUBECONFIG", kubeconfig);
         }
         let mut child = command.spawn().map_err(|error| {
-            format!("`{}` cannot be started: {error}; the operator must install kubectl (tools.kubectl_bin)", self.bin)
+            format!(
+                "`{}` cannot be started: {error}; the operator must install kubectl (tools.kubectl_bin)",
+                self.bin
+            )
         })?;
-        let stdout = collect(child.stdout.take(), self.output_bytes_max.saturating_mul(READ_FACTOR));
+        let stdout = collect(
+            child.stdout.take(),
+            self.output_bytes_max.saturating_mul(READ_FACTOR),
+        );
         let stderr = collect(child.stderr.take(), STDERR_BYTES_MAX);
         let (stdout, stderr, status) = tokio::join!(stdout, stderr, child.wait());
         let status = status.map_err(|error| format!("kubectl could not be waited for: {error}"))?;
@@ -136,8 +158,12 @@ impl Kubectl {
                 false => format!("{stdout}\n[kubectl also said]\n{stderr}"),
             });
         }
-        let code = status.code().map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}"));
-        Err(format!("kubectl ended with {code}: {stderr}\n{stdout}").trim_end().to_owned())
+        let code = status
+            .code()
+            .map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}"));
+        Err(format!("kubectl ended with {code}: {stderr}\n{stdout}")
+            .trim_end()
+            .to_owned())
     }
 }
 
@@ -211,7 +237,10 @@ mod tests {
             dir.path(),
             r#"printf '<%s>' "$@"; echo; echo "home=$(ls -A "$HOME" | wc -l | tr -d ' ')"; env | cut -d= -f1 | sort | tr '\n' ' '"#,
         );
-        let given = tool.call(&json!({"args": ["get", "pods", "-l", "a=$(id)"]})).await.unwrap();
+        let given = tool
+            .call(&json!({"args": ["get", "pods", "-l", "a=$(id)"]}))
+            .await
+            .unwrap();
         let mut lines = given.lines();
         assert_eq!(
             lines.next(),
@@ -226,7 +255,10 @@ mod tests {
     #[tokio::test]
     async fn failure_and_flood_are_told() {
         let dir = tempfile::tempdir().unwrap();
-        let failing = tool(dir.path(), "echo 'Error from server (NotFound): no such pod' >&2; exit 1");
+        let failing = tool(
+            dir.path(),
+            "echo 'Error from server (NotFound): no such pod' >&2; exit 1",
+        );
         assert_eq!(
             failing.call(&json!({"args": ["get", "pod", "x"]})).await,
             Err(ToolError::Failed(
@@ -235,7 +267,11 @@ mod tests {
         );
         let flooding = tool(dir.path(), "yes 0123456789 | head -c 1000000");
         let given = flooding.call(&json!({"args": ["get", "pods"]})).await.unwrap();
-        assert!(given.len() < 2000 && given.contains("bytes left out here"), "{}", given.len());
+        assert!(
+            given.len() < 2000 && given.contains("bytes left out here"),
+            "{}",
+            given.len()
+        );
         let refused = flooding.call(&json!({"args": ["delete", "pod", "x"]})).await;
         assert!(matches!(refused, Err(ToolError::Refused(_))), "{refused:?}");
     }
