@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use fatal::Fatal;
 pub use health::Health;
-pub use main_with::{health_limits, install_crypto, main_with};
+pub use main_with::{health_limits, install_crypto, main_with, main_with_flags};
 pub use metrics::Metrics;
 
 /// What a service is given to run with.

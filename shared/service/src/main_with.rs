@@ -29,17 +29,30 @@ pub fn main_with<Running>(name: &'static str, run: impl FnOnce(Service) -> Runni
 where
     Running: Future<Output = Result<(), Fatal>>,
 {
-    let path = match arguments(std::env::args().skip(1)) {
-        Ok(Asked::Run(path)) => path.or_else(config_variable),
+    main_with_flags(name, &[], |service, _| run(service))
+}
+
+/// As [`main_with`], for a service that knows flags of its own; `run` gets those
+/// of `flags` (such as `--rebuild`) that were given.
+pub fn main_with_flags<Running>(
+    name: &'static str,
+    flags: &[&'static str],
+    run: impl FnOnce(Service, Vec<&'static str>) -> Running,
+) -> ExitCode
+where
+    Running: Future<Output = Result<(), Fatal>>,
+{
+    let (path, given) = match arguments(flags, std::env::args().skip(1)) {
+        Ok(Asked::Run(path, given)) => (path.or_else(config_variable), given),
         Ok(Asked::Help) => {
-            println!("{}", usage(name));
+            println!("{}", usage(name, flags));
             return ExitCode::SUCCESS;
         }
         Ok(Asked::Version) => {
             println!("{name} {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Err(reason) => return end(name, EXIT_MISUSE, &format!("{reason}\n{}", usage(name))),
+        Err(reason) => return end(name, EXIT_MISUSE, &format!("{reason}\n{}", usage(name, flags))),
     };
     let config = match Config::load(path.as_deref(), process_env()) {
         Ok(config) => Arc::new(config),
@@ -53,7 +66,7 @@ where
         Ok(runtime) => runtime,
         Err(error) => return end(name, EXIT_FAILED, &format!("cannot start: {error}")),
     };
-    let outcome = runtime.block_on(Box::pin(supervise(name, config, run)));
+    let outcome = runtime.block_on(Box::pin(supervise(name, config, |service| run(service, given))));
     // Blocking work that outlives the drain time must not hold up the end.
     runtime.shutdown_background();
     match outcome {
@@ -136,14 +149,19 @@ where
 }
 
 enum Asked {
-    Run(Option<PathBuf>),
+    Run(Option<PathBuf>, Vec<&'static str>),
     Help,
     Version,
 }
 
-fn arguments(mut given: impl Iterator<Item = String>) -> Result<Asked, String> {
+fn arguments(flags: &[&'static str], mut given: impl Iterator<Item = String>) -> Result<Asked, String> {
     let mut path = None;
+    let mut asked = Vec::new();
     while let Some(argument) = given.next() {
+        if let Some(flag) = flags.iter().find(|flag| **flag == argument) {
+            asked.push(*flag);
+            continue;
+        }
         match argument.as_str() {
             "-h" | "--help" => return Ok(Asked::Help),
             "-V" | "--version" => return Ok(Asked::Version),
@@ -154,7 +172,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Asked, String> {
             },
         }
     }
-    Ok(Asked::Run(path.map(PathBuf::from)))
+    Ok(Asked::Run(path.map(PathBuf::from), asked))
 }
 
 fn config_variable() -> Option<PathBuf> {
@@ -163,9 +181,10 @@ fn config_variable() -> Option<PathBuf> {
         .map(|(_, value)| value.into())
 }
 
-fn usage(name: &str) -> String {
+fn usage(name: &str, flags: &[&str]) -> String {
+    let flags: String = flags.iter().map(|flag| format!(" [{flag}]")).collect();
     format!(
-        "Usage: {name} [--config FILE]\n\n\
+        "Usage: {name} [--config FILE]{flags}\n\n\
          Without a file (or FIST_CONFIG) the defaults hold; FIST_<SECTION>_<KEY> variables win over both."
     )
 }

@@ -33,6 +33,9 @@ const CALL_SECONDS: [f64; 12] = [
     0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0,
 ];
 
+/// A batch of the projection holds one message to some thousands.
+const BATCH_MESSAGES: [f64; 9] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0];
+
 type Labels<const N: usize> = [(&'static str, String); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
@@ -76,6 +79,9 @@ struct Inner {
     // shows a lag, where a bare gauge would claim 0 for all the others.
     projection_messages: Gauges<0>,
     projection_seconds: Seconds<0>,
+    projection_batch_messages: Histograms<0>,
+    projection_batch_seconds: Histograms<0>,
+    projection_rows: Counters<0>,
 }
 
 /// What one call of a model took, in tokens.
@@ -104,6 +110,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("fist");
         let step_histogram: fn() -> Histogram = || Histogram::new(STEP_SECONDS);
         let call_histogram: fn() -> Histogram = || Histogram::new(CALL_SECONDS);
+        let batch_histogram: fn() -> Histogram = || Histogram::new(BATCH_MESSAGES);
         let build: Gauges<1> = add(
             &mut registry,
             "build_info",
@@ -232,6 +239,24 @@ impl Metrics {
                 &mut registry,
                 "projection_lag_seconds",
                 "Age of the oldest message of the log that is not in the database yet",
+                Family::default(),
+            ),
+            projection_batch_messages: add(
+                &mut registry,
+                "projection_batch_messages",
+                "Messages of the log written to the database in one transaction",
+                Family::new_with_constructor(batch_histogram),
+            ),
+            projection_batch_seconds: add(
+                &mut registry,
+                "projection_batch_duration_seconds",
+                "Time to write one batch, waiting for the database included",
+                Family::new_with_constructor(call_histogram),
+            ),
+            projection_rows: add(
+                &mut registry,
+                "projection_rows",
+                "Rows of the database inserted or changed",
                 Family::default(),
             ),
             seen: Mutex::default(),
@@ -394,6 +419,19 @@ impl Metrics {
             .projection_seconds
             .get_or_create(&[])
             .set(oldest.as_secs_f64());
+    }
+
+    /// A batch of messages has been written to the database, as so many rows.
+    pub fn projection_batch(&self, messages: usize, rows: u64, duration: Duration) {
+        self.inner
+            .projection_batch_messages
+            .get_or_create(&[])
+            .observe(messages as f64);
+        self.inner
+            .projection_batch_seconds
+            .get_or_create(&[])
+            .observe(duration.as_secs_f64());
+        self.inner.projection_rows.get_or_create(&[]).inc_by(rows);
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
