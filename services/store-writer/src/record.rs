@@ -494,6 +494,15 @@ impl AttemptParts {
         dispatched.or_else(done).or_else(recorded)
     }
 
+    /// Shows `output` instead of what the attempt left. For views only: what is stored stays whole.
+    pub fn replace_output(&mut self, output: Value) {
+        match (&mut self.recorded, &mut self.done) {
+            (Some(recorded), _) if recorded.output.is_some() => recorded.output = Some(output),
+            (_, Some(done)) => done.output = Some(output),
+            (_, None) => {}
+        }
+    }
+
     /// What the attempt left: what the scheduler says, else what the runner reported.
     pub fn output(&self) -> Option<&Value> {
         let recorded = self.recorded.as_ref().and_then(|part| part.output.as_ref());
