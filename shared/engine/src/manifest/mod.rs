@@ -13,6 +13,7 @@ mod json;
 mod located;
 mod object;
 mod read;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod types;
