@@ -2,9 +2,10 @@
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::manifest::Provider;
 
 fn check(commands: &[&str], expect: &Expect) {
     let gate = Gate::default();

@@ -541,6 +541,18 @@ fn sizes_are_bounded() {
     let many: String = (0..50_000).map(|n| format!("x{n}: 1\n")).collect();
     let problems = admit(&many, Format::Yaml, &policy).unwrap_err();
     assert_eq!(problems.len(), crate::problem::PROBLEMS_MAX + 1);
+    let long = format!(
+        "  - {{name: a, type: cli, command: 'echo {}'}}\n",
+        "x".repeat(65_536)
+    );
+    assert!(refused(&with_steps(&long), Format::Yaml).contains("has 65541 bytes; a template may have 65536"));
+    let many = format!(
+        "  - {{name: a, type: agent, goal: '{}'}}\n",
+        "{{ env.A }}".repeat(1001)
+    );
+    assert!(
+        refused(&with_steps(&many), Format::Yaml).contains("has 1001 expressions; a template may have 1000")
+    );
     let steps: String = (0..1001)
         .map(|n| format!("  - {{name: s{n}, type: cli, command: 'true', timeout_minutes: 1}}\n"))
         .collect();

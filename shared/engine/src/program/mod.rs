@@ -20,6 +20,11 @@ use crate::problem::Problem;
 use crate::template::{Kind, Template, TemplateError};
 use references::Known;
 
+/// A template may be so long before it is rendered.
+pub const TEMPLATE_BYTES_MAX: usize = 64 * 1024;
+/// And hold so many expressions and tags.
+pub const TEMPLATE_EXPRESSIONS_MAX: usize = 1000;
+
 /// A workflow's steps, compiled.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -188,6 +193,10 @@ impl Compiler<'_> {
     /// Compiles one template and checks what it reads. `None` where that was an error.
     fn template(&mut self, draft: &StepDraft, field: &str, source: &str, kind: Kind) -> Option<Template> {
         let path = format!("{}.{field}", draft.path());
+        if let Err(message) = check_size(source) {
+            self.problems.push(Problem::error(path, message));
+            return None;
+        }
         let compiled = Template::compile(source, kind, &self.names);
         let in_broken;
         let references = match &compiled {
@@ -383,6 +392,23 @@ pub fn effective(runtime: &Runtime, agent: &AgentStep) -> LlmConfig {
         .llm_config
         .as_ref()
         .map_or_else(|| base.clone(), |own| own.over(&base))
+}
+
+/// Compiling takes time in proportion to length and expressions together.
+fn check_size(source: &str) -> Result<(), String> {
+    if source.len() > TEMPLATE_BYTES_MAX {
+        return Err(format!(
+            "has {} bytes; a template may have {TEMPLATE_BYTES_MAX}",
+            source.len()
+        ));
+    }
+    let count = source.matches("{{").count() + source.matches("{%").count();
+    if count > TEMPLATE_EXPRESSIONS_MAX {
+        return Err(format!(
+            "has {count} expressions; a template may have {TEMPLATE_EXPRESSIONS_MAX}"
+        ));
+    }
+    Ok(())
 }
 
 fn reads_input(path: &[String]) -> bool {
