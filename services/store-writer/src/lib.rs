@@ -40,6 +40,7 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
     let store = open_store(&service.config)?;
     service.health.expect("nats");
     service.health.expect("database");
+    service.health.expect("queries");
     let (connection, log) = open_log(&service).await?;
     let blobs = Blobs::open(&connection)
         .await

@@ -119,7 +119,6 @@ pub async fn serve<L: Log>(
     }
     // All permits are back when all questions are answered; the drain time bounds the wait.
     let _ = permits.acquire_many(CONCURRENT_MAX as u32).await;
-    let _ = client.flush().await;
     Ok(())
 }
 
