@@ -8,7 +8,6 @@
 //!   both.
 #![warn(missing_docs)]
 
-pub mod attach;
 pub mod blobs;
 pub mod connect;
 pub mod consume;
@@ -24,7 +23,6 @@ pub mod started;
 pub mod testing;
 pub mod topology;
 
-pub use attach::{Attached, attach};
 pub use blobs::Blobs;
 pub use connect::{ConnectError, Connection, Settings};
 pub use consume::{Consume, Handler, consume};

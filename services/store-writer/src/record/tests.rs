@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use protocol::{BlobRef, Body, EndStatus, Outcome, StepStatus};
+use protocol::{BlobRef, Body, EndStatus, ExecutionId, Outcome, StepStatus, views::ExecutionStatus};
 use serde_json::json;
 
 use super::*;

@@ -1,5 +1,0 @@
-//! The scheduler as a process of its own.
-
-fn main() -> std::process::ExitCode {
-    service::main_with("scheduler", scheduler::run)
-}
