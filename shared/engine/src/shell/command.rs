@@ -4,7 +4,7 @@
 //!   so that a template's loop leads back to the same state.
 //! - Every decision is about the words of the template; none is about a value.
 
-use super::programs::{self, Operand, Program};
+use super::programs::{self, Listed, Operand, Program};
 
 /// A word that is being read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,8 +24,29 @@ pub(super) struct Word {
     pub has_dollar_quote: bool,
     /// The name in front of an unquoted `=`.
     pub assigns: Option<String>,
-    /// Something of it is surely there, so that what follows does not begin the word.
+    /// Something of it (of what it assigns) is surely there, so that what follows does not begin it.
     pub is_begun: bool,
+    /// What it holds of the template's values, itself or through variables.
+    pub taint: Option<Taint>,
+}
+
+/// How much of a value a variable or a word holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Taint {
+    /// The value itself, not only what some program made of it.
+    pub is_direct: bool,
+    /// It begins with `-`, as far as is known.
+    pub begins_option: bool,
+}
+
+impl Taint {
+    pub fn join(self, other: Option<Self>) -> Self {
+        let other = other.unwrap_or(self);
+        Self {
+            is_direct: self.is_direct || other.is_direct,
+            begins_option: self.begins_option || other.begins_option,
+        }
+    }
 }
 
 impl Word {
@@ -34,8 +55,12 @@ impl Word {
         (!self.is_dynamic && !self.has_value && !self.is_cut).then_some(self.text.as_str())
     }
 
+    /// Adds a literal character, of which the first `keep` bytes matter. Behind a value or an
+    /// expansion none does: the word is no name any more.
     pub fn push(&mut self, c: char, keep: usize) {
-        if self.text.len() < keep {
+        if self.has_value || self.is_dynamic {
+            self.is_begun = true;
+        } else if self.text.len() < keep {
             self.text.push(c);
         } else {
             self.is_cut = true;
@@ -57,6 +82,8 @@ pub(super) struct Command {
     in_xargs: bool,
     /// `<` gives it a file to read.
     pub reads_file: bool,
+    /// A heredoc is its input.
+    pub reads_heredoc: bool,
     /// Its name alone has been read, so that `(` would define a function.
     pub is_just_named: bool,
     /// The variable of `for`.
@@ -73,7 +100,7 @@ pub(super) enum Mode {
     },
     Plain {
         ended: bool,
-        runner: Option<&'static Program>,
+        runner: Option<Listed>,
         code_due: bool,
         remote: Remote,
     },
@@ -108,6 +135,7 @@ pub(super) enum Remote {
 /// A listed program, while its words are read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Reading {
+    name: &'static str,
     program: &'static Program,
     operands: u8,
     /// The code (or its file) came with an option.
@@ -137,6 +165,8 @@ pub(super) enum Event {
 pub(super) const NAME_REFUSED: &str =
     "a value cannot be the name of a command; write the name out, and pass the value as an argument";
 
+const UNCERTAIN: &str = "with these options it cannot be told which words are read as code; write them so that each stands by itself, and the value behind them";
+
 /// Words that begin a compound command where they are reserved.
 const COMPOUND: [&str; 8] = ["{", "if", "while", "until", "for", "case", "!", "[["];
 
@@ -149,6 +179,7 @@ impl Command {
             in_find: false,
             in_xargs: false,
             reads_file: false,
+            reads_heredoc: false,
             is_just_named: false,
             loop_variable: None,
         }
@@ -164,6 +195,7 @@ impl Command {
             Mode::Plain { .. } | Mode::Find { .. } => 24,
             Mode::Refused(_) | Mode::ForWords | Mode::CaseWord => 0,
             Mode::Pattern { .. } | Mode::Compound => 8,
+            Mode::Program(_) => 48,
             _ => 256,
         }
     }
@@ -205,9 +237,9 @@ impl Command {
                 ),
             },
             Mode::Plain { runner, code_due, .. } => match runner {
-                Some(program) if *code_due => Err(read_twice(program)),
-                Some(program) if word.text.starts_with('-') && has_code_letter(program, &word.text) => {
-                    Err(read_twice(program))
+                Some(listed) if *code_due => Err(read_twice(*listed)),
+                Some(listed) if word.text.starts_with('-') && has_code_letter(listed.program, &word.text) => {
+                    Err(read_twice(*listed))
                 }
                 _ => Ok(()),
             },
@@ -249,7 +281,11 @@ impl Command {
             }
             Mode::Program(reading) => {
                 if reading.word(word) {
-                    self.in_xargs |= reading.program.names.contains(&"xargs");
+                    self.in_xargs |= reading.name == "xargs";
+                    if reading.uncertain {
+                        self.mode = Mode::Refused(UNCERTAIN);
+                        return Event::None;
+                    }
                     self.mode = Mode::NameBehind { assigns: false };
                     return self.named(word);
                 }
@@ -364,6 +400,17 @@ impl Command {
             }
             return Event::None;
         };
+        if name.starts_with('-') && name.len() > 1 {
+            // An option of the program that an unquoted expansion in front of it named.
+            self.mode = Mode::Plain {
+                ended: false,
+                runner: programs::find("sh"),
+                code_due: false,
+                remote: Remote::No,
+            };
+            self.plain(word);
+            return Event::None;
+        }
         let is_behind = matches!(self.mode, Mode::NameBehind { .. });
         if is_behind && COMPOUND.contains(&name) {
             self.mode = Mode::Refused(
@@ -379,8 +426,8 @@ impl Command {
             return Event::Lost("`alias`, behind which words mean something else");
         } else if base == "find" {
             self.mode = Mode::Find { ended: false };
-        } else if let Some(program) = programs::find(name) {
-            self.mode = Mode::Program(Reading::new(program));
+        } else if let Some(listed) = programs::find(name) {
+            self.mode = Mode::Program(Reading::new(listed));
             if base == "let" {
                 return Event::Evaluates("`let`, which evaluates variables; write `$(( … ))`");
             }
@@ -412,7 +459,6 @@ impl Command {
         };
         let Some(text) = word.literal() else {
             *code_due = false;
-            *runner = None;
             return;
         };
         if text == "--" && *remote == Remote::Runs {
@@ -422,14 +468,36 @@ impl Command {
         if text == "--" {
             *ended = true;
         } else if text.starts_with('-') {
-            *code_due |= runner.is_some_and(|program| has_code_letter(program, text));
+            *code_due |= runner.is_some_and(|listed| has_code_letter(listed.program, text));
             return;
         }
         *code_due = false;
-        *runner = programs::find(text).filter(|program| !program.code.is_empty());
+        if matches!(text, "eval" | "source") {
+            self.mode = Mode::Refused(
+                "`eval` and `source` read what follows as code once more; call the command directly",
+            );
+            return;
+        }
+        // Once named it stays: `sh -o pipefail -c …` has words in between.
+        *runner = programs::find(text)
+            .filter(|listed| listed.program.runs_input && !listed.program.code.is_empty())
+            .or(*runner);
         if *remote == Remote::Client && programs::REMOTE_VERBS.contains(&text) {
             *remote = Remote::Runs;
         }
+    }
+
+    /// Whether an unquoted expansion here becomes several words.
+    pub fn splits(&self) -> bool {
+        matches!(
+            self.mode,
+            Mode::Plain { .. } | Mode::Program(_) | Mode::Find { .. } | Mode::Declaration | Mode::ForWords
+        )
+    }
+
+    /// Whether a word names a variable that is filled from the input.
+    pub fn fills_variables(&self) -> bool {
+        matches!(&self.mode, Mode::Program(reading) if matches!(reading.name, "read" | "mapfile" | "readarray" | "getopts"))
     }
 
     /// Whether what this command reads is run as code.
@@ -449,9 +517,10 @@ impl Command {
 }
 
 impl Reading {
-    fn new(program: &'static Program) -> Self {
+    fn new(listed: Listed) -> Self {
         Self {
-            program,
+            name: listed.name,
+            program: listed.program,
             operands: 0,
             given: false,
             code_due: false,
@@ -459,6 +528,13 @@ impl Reading {
             ended: false,
             uncertain: false,
             runs_input: false,
+        }
+    }
+
+    fn listed(&self) -> Listed {
+        Listed {
+            program: self.program,
+            name: self.name,
         }
     }
 
@@ -487,13 +563,10 @@ impl Reading {
     fn check_value(&self, word: &Word, nested: bool) -> Result<(), String> {
         let program = self.program;
         if self.uncertain {
-            return Err(format!(
-                "which of the words of `{}` are read as code cannot be told here; write its options out, and the value behind them",
-                program.names[0]
-            ));
+            return Err(UNCERTAIN.to_owned());
         }
         if self.code_due {
-            return Err(read_twice(program));
+            return Err(read_twice(self.listed()));
         }
         if self.args_due > 0 {
             return Ok(());
@@ -509,10 +582,11 @@ impl Reading {
         match self.operand() {
             Operand::Plain => Ok(()),
             _ if self.ended && program.names == ["set"] => Ok(()),
-            Operand::Code => Err(read_twice(program)),
+            Operand::Code => Err(read_twice(self.listed())),
+            Operand::File if self.name == "set" => Err(program.remedy.to_owned()),
             Operand::File => Err(format!(
                 "`{}` would run the file that the value names; {}",
-                program.names[0], program.remedy
+                self.name, program.remedy
             )),
             Operand::Command => Err(NAME_REFUSED.to_owned()),
         }
@@ -524,7 +598,7 @@ impl Reading {
         if let Some(long) = word.text.strip_prefix("--") {
             return match long.split_once('=') {
                 Some((name, _)) if program.code_long.iter().any(|code| code[2..] == *name) => {
-                    Err(read_twice(program))
+                    Err(read_twice(self.listed()))
                 }
                 Some(_) if !word.is_cut => Ok(()),
                 _ => Err("a value cannot be an option's name; write the option out".to_owned()),
@@ -532,7 +606,7 @@ impl Reading {
         }
         for letter in word.text.chars().skip(1) {
             if program.code.contains(letter) {
-                return Err(read_twice(program));
+                return Err(read_twice(self.listed()));
             }
             if program.args.contains(letter) {
                 return Ok(());
@@ -592,7 +666,8 @@ impl Reading {
             && word
                 .literal()
                 .and_then(programs::find)
-                .is_some_and(|program| program.runs_input);
+                .is_some_and(|listed| listed.program.runs_input);
+        self.ended |= operand == Operand::Plain && word.literal() == Some("--");
         self.runs_input |= operand == Operand::File && names_input || is_remote_shell;
         self.operands = self.operands.saturating_add(1).min(8);
         false
@@ -651,7 +726,7 @@ impl Reading {
             _ if program.operands[0] == Operand::File => 0,
             _ => u8::MAX,
         };
-        self.runs_input
+        (self.runs_input && !reads_file)
             || (program.runs_input
                 && !self.given
                 && !self.code_due
@@ -669,10 +744,14 @@ fn has_code_letter(program: &Program, option: &str) -> bool {
     option.chars().skip(1).any(|letter| program.code.contains(letter))
 }
 
-fn read_twice(program: &Program) -> String {
+fn read_twice(listed: Listed) -> String {
+    let Listed { program, name } = listed;
+    if program.remedy == programs::NAME_REMEDY {
+        return format!("`{name}`: {}", program.remedy);
+    }
     format!(
-        "`{}` reads this as code once more, so that escaping it for the shell is not enough; {}",
-        program.names[0], program.remedy
+        "`{name}` reads this as code once more, so that escaping it for the shell is not enough; {}",
+        program.remedy
     )
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Heredoc {
     /// The line began with the delimiter.
     begins_like_end: bool,
     has_value: bool,
+    /// The line left the delimiter with a character that dash then loses.
+    loses_bytes: bool,
     /// Only tabs came on this line.
     is_indent: bool,
     is_unclear: bool,
@@ -41,6 +43,7 @@ impl Heredoc {
             is_nested,
             matched: None,
             begins_like_end: false,
+            loses_bytes: false,
             has_value: false,
             is_indent: true,
             is_unclear: false,
@@ -67,6 +70,7 @@ impl Heredoc {
         self.matched = Some(0);
         self.begins_like_end = self.document.delimiter.is_empty();
         self.is_indent = true;
+        self.loses_bytes = false;
     }
 
     /// One character of a line, of the template's or of a value's.
@@ -75,10 +79,13 @@ impl Heredoc {
             return;
         }
         self.is_indent = false;
+        let before = self.matched.unwrap_or(0);
         self.matched = self
             .matched
             .filter(|matched| self.document.delimiter[*matched..].starts_with(c))
             .map(|matched| matched + c.len_utf8());
+        // dash takes back what it compared with the delimiter, and a byte beyond ASCII is lost in that.
+        self.loses_bytes |= before > 0 && self.matched.is_none() && !c.is_ascii();
         self.begins_like_end |= self.matched == Some(self.document.delimiter.len());
     }
 
@@ -97,6 +104,12 @@ impl Heredoc {
 
     /// Refuses a line with a value in it that could end the heredoc.
     fn check_line(&self) -> Result<(), String> {
+        if self.loses_bytes {
+            return Err(format!(
+                "the value makes a line that begins like the heredoc's end (`{}`) and goes on with a letter that some shells lose; choose another delimiter",
+                self.document.delimiter
+            ));
+        }
         let is_end = self.matched == Some(self.document.delimiter.len());
         if is_end || (self.is_nested && self.begins_like_end) {
             return Err(format!(
@@ -125,6 +138,11 @@ impl Heredoc {
             self.is_indent = false;
             return Ok(String::new());
         };
+        if self.is_nested && text.contains(['\u{1}', '\u{7f}']) {
+            return Err(
+                "the value holds a control character that bash loses in a heredoc inside `$( )`".to_owned(),
+            );
+        }
         for c in text.chars() {
             if c == '\t' && self.document.strips_tabs && self.is_indent {
                 return Err(

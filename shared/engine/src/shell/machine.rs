@@ -8,10 +8,10 @@
 //!   and nothing else. A command without values is never refused.
 //! - It follows what dash, bash and busybox agree on; where they differ, it is lost or refuses.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Value;
-use super::command::{Command, Event, Mode, Word};
+use super::command::{Command, Event, Mode, Taint, Word};
 use super::escape;
 use super::heredoc::{Heredoc, Pending};
 
@@ -27,7 +27,7 @@ pub(super) struct Machine {
     pending: Vec<Pending>,
     lost: Option<&'static str>,
     /// Variables that were given a value of the template's.
-    tainted: BTreeSet<String>,
+    tainted: BTreeMap<String, Taint>,
     has_value: bool,
     /// Some command runs what it reads: on this line, and anywhere.
     line_runs_input: bool,
@@ -109,11 +109,33 @@ impl Machine {
             ahead: Ahead::None,
             pending: Vec::new(),
             lost: None,
-            tainted: BTreeSet::new(),
+            tainted: BTreeMap::new(),
             has_value: false,
             line_runs_input: false,
             runs_input: false,
         }
+    }
+
+    /// A machine that takes `variables` to hold values from the beginning.
+    pub fn with_tainted<'n>(variables: impl IntoIterator<Item = &'n String>) -> Self {
+        let taint = Taint {
+            is_direct: false,
+            begins_option: false,
+        };
+        let tainted = variables.into_iter().map(|name| (name.clone(), taint)).collect();
+        Self {
+            tainted,
+            ..Self::new()
+        }
+    }
+
+    /// The variables that hold values.
+    pub fn tainted(&self) -> impl Iterator<Item = &String> {
+        self.tainted.keys()
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// Whether two machines stand within the same quotes, expansions and heredocs.
@@ -153,8 +175,9 @@ impl Machine {
                     self.ahead = Ahead::Variable(name);
                     return Ok(());
                 }
-                self.reads(&name)?;
-                self.step(c)
+                // The character counts even when the variable is refused: more errors may follow.
+                let read = self.reads(&name);
+                read.and(self.step(c))
             }
         }
     }
@@ -196,8 +219,9 @@ impl Machine {
     fn check_followed(&self) -> Result<(), String> {
         match self.lost {
             None => Ok(()),
+            Some(what) if what.contains("not every shell") => Err(format!("no value may follow {what}")),
             Some(what) => Err(format!(
-                "a value cannot follow {what}, which shells read in more than one way"
+                "no value may follow {what}: shells read it in more than one way"
             )),
         }
     }
@@ -217,10 +241,10 @@ impl Machine {
         if matches!(self.frames.last(), Some(Frame::Comment | Frame::Heredoc(_))) {
             self.frames.pop();
         }
+        self.end_word()?;
         if let [Frame::Code(code)] = self.frames.as_slice()
             && code.open_cases == 0
         {
-            self.end_word()?;
             return self.end_command("\n");
         }
         if self.lost.is_some() || !self.has_value {
@@ -548,7 +572,7 @@ impl Machine {
                 && !rest.starts_with(":=")
                 && !rest.starts_with(":?")
                 && !rest.starts_with(":+"));
-        if evaluates && !self.tainted.is_empty() {
+        if evaluates && self.has_value && !self.tainted.is_empty() {
             return Err(format!(
                 "`${{{text}}}` evaluates variables as code or arithmetic in some shells; write the value itself where it is needed"
             ));
@@ -573,9 +597,11 @@ impl Machine {
             return Ok(());
         }
         let name = std::mem::take(&mut arithmetic.name);
-        if tainted.contains(&name) {
-            return Err(evaluated(&name));
-        }
+        let read = if tainted.contains_key(&name) {
+            Err(evaluated(&name))
+        } else {
+            Ok(())
+        };
         match c {
             '(' => arithmetic.depth = arithmetic.depth.saturating_add(1),
             ')' if arithmetic.depth == 0 => arithmetic.closes = true,
@@ -585,7 +611,7 @@ impl Machine {
             | '?' | ':' | ',' | '[' | ']' => {}
             _ => return self.lose("this inside `$(( ))`"),
         }
-        Ok(())
+        read
     }
 
     fn in_heredoc(&mut self, c: char) -> Result<(), String> {
@@ -692,6 +718,12 @@ impl Machine {
             && word.literal().is_some()
         {
             word.assigns = Some(word.text.clone());
+            self.push_literal(c);
+            // What follows begins what is assigned.
+            if let Some(word) = self.word() {
+                word.is_begun = false;
+            }
+            return Ok(());
         }
         self.push_literal(c);
         Ok(())
@@ -770,7 +802,7 @@ impl Machine {
             "(" => self.open_paren(),
             "()" => self.define_function(),
             "((" => {
-                if !self.tainted.is_empty() {
+                if self.has_value && !self.tainted.is_empty() {
                     return Err(evaluated("(("));
                 }
                 self.lose("`((`, which not every shell has; write `$(( ))`")
@@ -805,6 +837,9 @@ impl Machine {
         match self.code() {
             Some(code) if code.command.is_just_named => {
                 code.command = Command::new();
+                for name in ARGUMENTS {
+                    self.tainted.entry(name.to_owned()).or_insert(MADE);
+                }
                 Ok(())
             }
             _ => self.lose("`()` here"),
@@ -849,17 +884,7 @@ impl Machine {
             Some(Target::File | Target::HereString) => return Ok(()),
             Some(Target::Heredoc { strips_tabs }) => return self.add_heredoc(word, strips_tabs),
         }
-        if word.has_value {
-            let name = if code.command.mode == Mode::ForWords {
-                code.command.loop_variable.clone()
-            } else {
-                word.assigns.clone()
-            };
-            self.tainted.extend(name);
-            if code.command.sets_arguments() {
-                self.tainted.extend("123456789@*".chars().map(String::from));
-            }
-        }
+        taint(&mut self.tainted, &code.command, &word);
         match code.command.word(&word) {
             Event::None => Ok(()),
             Event::CaseOpens => {
@@ -872,7 +897,7 @@ impl Machine {
                 Ok(())
             }
             Event::Lost(what) => self.lose(what),
-            Event::Evaluates(what) if !self.tainted.is_empty() => Err(format!(
+            Event::Evaluates(what) if self.has_value && !self.tainted.is_empty() => Err(format!(
                 "a variable that holds a value cannot be used with {what}"
             )),
             Event::Evaluates(what) => self.lose(what),
@@ -890,6 +915,7 @@ impl Machine {
         let Some(code) = self.code() else {
             return Ok(());
         };
+        code.command.reads_heredoc = true;
         let behind_compound = code.command.mode == Mode::Compound;
         let is_code = behind_compound && self.runs_input;
         self.pending.push(Pending {
@@ -913,7 +939,7 @@ impl Machine {
             return self.lose("a redirection without a target");
         }
         if code.command.runs_input() {
-            if has_value {
+            if has_value && !code.command.reads_heredoc {
                 return Err(INPUT_IS_CODE.to_owned());
             }
             self.line_runs_input = true;
@@ -980,29 +1006,56 @@ impl Machine {
 
     /// A variable is expanded: refuse it where a value could not stand, if it holds one.
     fn reads(&mut self, name: &str) -> Result<(), String> {
-        if !self.tainted.contains(name) {
+        let Some(taint) = self.tainted.get(name).copied() else {
             return Ok(());
-        }
+        };
         if matches!(self.frames.last(), Some(Frame::Arithmetic(_))) {
             return Err(evaluated(name));
         }
-        for frame in &self.frames {
-            if let Frame::Heredoc(heredoc) = frame {
-                heredoc.check_code()?;
-            }
-            if let Frame::Code(Code {
-                command,
-                word: Some(word),
-                target: None,
-                ..
-            }) = frame
-            {
-                let is_checked = !matches!(command.mode, Mode::ForIn | Mode::CaseIn | Mode::Compound);
-                if is_checked {
+        let is_bare = self.is_in_code();
+        let innermost = self
+            .frames
+            .iter()
+            .rposition(|frame| matches!(frame, Frame::Code(_)));
+        for (index, frame) in self.frames.iter_mut().enumerate() {
+            match frame {
+                Frame::Heredoc(heredoc) => heredoc.check_code()?,
+                Frame::Code(Code {
+                    command,
+                    word: Some(word),
+                    target: None,
+                    ..
+                }) if !matches!(command.mode, Mode::ForIn | Mode::CaseIn | Mode::Compound) => {
                     command
                         .check_value(word, true)
                         .map_err(|error| format!("`${name}` holds a value: {error}"))?;
+                    if Some(index) != innermost {
+                        word.taint = Some(MADE.join(word.taint));
+                        continue;
+                    }
+                    if taint.is_direct && is_bare && command.splits() {
+                        return Err(format!(
+                            "`${name}` holds a value, which unquoted would become several words; write \"${name}\""
+                        ));
+                    }
+                    if taint.begins_option
+                        && !word.is_begun
+                        && word.assigns.is_none()
+                        && command.splits()
+                        && command.reads_options()
+                    {
+                        return Err(format!("`${name}`: {OPTION}"));
+                    }
+                    let begins_option = taint.begins_option && !word.is_begun;
+                    word.taint = Some(
+                        Taint {
+                            begins_option,
+                            ..taint
+                        }
+                        .join(word.taint),
+                    );
                 }
+                _ => {}
             }
         }
         Ok(())
@@ -1074,16 +1127,20 @@ impl Machine {
         }
         code.command.check_value(word, false)?;
         word.has_value = true;
+        let mut taint = Taint {
+            is_direct: true,
+            begins_option: false,
+        };
         if let Some(value) = value {
-            if value.text.starts_with('-')
-                && !value.is_number
-                && !word.is_begun
-                && code.command.reads_options()
-            {
-                return Err("the value begins with `-` and would be read as an option; put it behind a bare `--`, or behind `--option=`".to_owned());
+            if value.text.starts_with('-') && !value.is_number && !word.is_begun {
+                if word.assigns.is_none() && code.command.reads_options() {
+                    return Err(OPTION.to_owned());
+                }
+                taint.begins_option = true;
             }
             word.is_begun |= !value.text.is_empty();
         }
+        word.taint = Some(taint.join(word.taint));
         Ok(())
     }
 
@@ -1111,7 +1168,7 @@ impl Machine {
                     {
                         command.check_value(word, true)?;
                     }
-                    word.has_value = word.has_value || word.is_dynamic;
+                    word.taint = Some(MADE.join(word.taint));
                 }
                 _ => {}
             }
@@ -1119,6 +1176,42 @@ impl Machine {
         Ok(())
     }
 }
+
+/// Notes which variables hold values once `word` has been read.
+fn taint(tainted: &mut BTreeMap<String, Taint>, command: &Command, word: &Word) {
+    let mut note = |name: &str, taint: Taint| {
+        let known = tainted.get(name).copied();
+        tainted.insert(name.to_owned(), taint.join(known));
+    };
+    if let Some(taint) = word.taint {
+        let name = if command.mode == Mode::ForWords {
+            &command.loop_variable
+        } else {
+            &word.assigns
+        };
+        if let Some(name) = name {
+            note(name, taint);
+        }
+        if command.sets_arguments() {
+            ARGUMENTS.iter().for_each(|name| note(name, taint));
+        }
+    }
+    if command.fills_variables() {
+        note("REPLY", MADE);
+        if let Some(name) = word.literal().filter(|name| is_name(name)) {
+            note(name, MADE);
+        }
+    }
+}
+
+/// What a program made of a value.
+const MADE: Taint = Taint {
+    is_direct: false,
+    begins_option: false,
+};
+
+/// A function's or a script's arguments.
+const ARGUMENTS: [&str; 11] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "@", "*"];
 
 impl Code {
     fn new(place: Place) -> Self {
@@ -1141,6 +1234,7 @@ const OPERATORS: [&str; 20] = [
 const DOLLAR_QUOTE: &str = "a value beside `$'…'` or `$\"…\"` is read in more than one way; write the text in plain quotes, or use printf";
 const BRACES: &str =
     "a value in a word with an unquoted `{` is read in more than one way; put the braces in quotes";
+const OPTION: &str = "the value begins with `-` and would be read as an option; put it behind a bare `--`, or behind `--option=`";
 const INPUT_IS_CODE: &str = "this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… \"$1\"' sh {{ v }}";
 
 fn evaluated(name: &str) -> String {

@@ -74,7 +74,8 @@ const PREFIX: Program = Program {
 };
 
 const SHELL_REMEDY: &str = "pass it as an argument of its own: sh -c '… \"$1\"' sh {{ v }}";
-const NAME_REMEDY: &str = "the shell reads a variable's name there, and evaluates it; write the name out";
+pub(super) const NAME_REMEDY: &str =
+    "the shell reads a variable's name there, and evaluates it; write the name out";
 const WHOLE_REMEDY: &str = "call the command directly, with the value as one of its arguments";
 const SQL_REMEDY: &str = "pass it as a variable of the client's, not as a part of the statement";
 
@@ -369,6 +370,63 @@ pub(super) static PROGRAMS: &[Program] = &[
         ..BASE
     },
     Program {
+        names: &["tar", "bsdtar"],
+        code: "IF",
+        code_long: &[
+            "--to-command",
+            "--checkpoint-action",
+            "--use-compress-program",
+            "--rsh-command",
+            "--info-script",
+            "--new-volume-script",
+        ],
+        flags_long: &["*"],
+        permutes: true,
+        remedy: WHOLE_REMEDY,
+        ..BASE
+    },
+    Program {
+        names: &["rsync", "scp", "sftp"],
+        code: "eSo",
+        code_long: &["--rsh", "--rsync-path"],
+        flags_long: &["*"],
+        permutes: true,
+        remedy: WHOLE_REMEDY,
+        ..BASE
+    },
+    Program {
+        names: &["git"],
+        code: "c",
+        code_long: &["--upload-pack", "--receive-pack", "--exec", "--exec-path"],
+        flags_long: &["*"],
+        permutes: true,
+        remedy: WHOLE_REMEDY,
+        ..BASE
+    },
+    Program {
+        names: &["nc", "ncat", "netcat", "socat"],
+        code: "ec",
+        code_long: &["--exec", "--sh-exec"],
+        flags_long: &["*"],
+        permutes: true,
+        remedy: WHOLE_REMEDY,
+        ..BASE
+    },
+    Program {
+        names: &["split", "sort"],
+        code_long: &["--filter", "--compress-program"],
+        flags_long: &["*"],
+        permutes: true,
+        remedy: WHOLE_REMEDY,
+        ..BASE
+    },
+    Program {
+        names: &["hash"],
+        code: "p",
+        remedy: NAME_REMEDY,
+        ..BASE
+    },
+    Program {
         names: &["env"],
         args: "uCP",
         code: "S",
@@ -535,8 +593,9 @@ pub(super) const DECLARATIONS: [&str; 5] = ["export", "readonly", "local", "decl
 /// `find`'s options behind which a command begins.
 pub(super) const FIND_COMMANDS: [&str; 4] = ["-exec", "-execdir", "-ok", "-okdir"];
 
-/// Variables that the shell or the loader itself reads as code, a path to code or arithmetic.
-const READ_BY_THE_SHELL: [&str; 29] = [
+/// Variables that a shell, the loader or a common program reads as code, a path to code, or
+/// arithmetic.
+const READ_BY_THE_SHELL: [&str; 56] = [
     "PATH",
     "IFS",
     "ENV",
@@ -566,22 +625,56 @@ const READ_BY_THE_SHELL: [&str; 29] = [
     "BASH_COMPAT",
     "FUNCNEST",
     "TMOUT",
+    "SHELL",
+    "PERL5OPT",
+    "PERL5LIB",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "PYTHONHOME",
+    "RUBYOPT",
+    "RUBYLIB",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "JAVA_TOOL_OPTIONS",
+    "_JAVA_OPTIONS",
+    "MAKEFLAGS",
+    "AWKPATH",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_PAGER",
+    "PAGER",
+    "MANPAGER",
+    "LESSOPEN",
+    "LESSCLOSE",
+    "EDITOR",
+    "VISUAL",
+    "KUBE_EDITOR",
+    "KUBECTL_EXTERNAL_DIFF",
+    "KUBECONFIG",
 ];
 
 pub(super) fn is_read_by_the_shell(variable: &str) -> bool {
     READ_BY_THE_SHELL.contains(&variable) || variable.starts_with("LD_") || variable.starts_with("BASH_FUNC_")
 }
 
-/// The program of a command's first word, by the last part of its path; versions (`python3.12`) are ignored.
-pub(super) fn find(word: &str) -> Option<&'static Program> {
+/// A listed program, by the name under which it was called.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Listed {
+    pub program: &'static Program,
+    pub name: &'static str,
+}
+
+/// The program of a command's first word, by the last part of its path; the versions of
+/// interpreters (`python3.12`) are ignored.
+pub(super) fn find(word: &str) -> Option<Listed> {
     let name = word.rsplit('/').next().unwrap_or(word);
     let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    PROGRAMS
-        .iter()
-        .find(|program| program.names.contains(&name))
-        .or_else(|| {
-            PROGRAMS.iter().find(|program| {
-                !unversioned.is_empty() && program.names.contains(&unversioned) && program.runs_input
-            })
+    let listed = |name: &str| {
+        PROGRAMS.iter().find_map(|program| {
+            let name = program.names.iter().find(|known| **known == name)?;
+            Some(Listed { program, name })
         })
+    };
+    listed(name).or_else(|| listed(unversioned).filter(|listed| listed.program.runs_input))
 }

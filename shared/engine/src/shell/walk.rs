@@ -5,26 +5,28 @@
 //!   behind them would have one context.
 //! - A loop is walked until it adds no new state.
 
+use std::collections::BTreeSet;
+
 use super::machine::Machine;
 use crate::template::{Node, TemplateError};
 
 /// Ways through a template that differ for the shell; more than these are refused.
 const STATES_MAX: usize = 128;
 /// Times a loop's body is walked before its states must have settled.
-const LOOP_WALKS_MAX: usize = 8;
+const LOOP_WALKS_MAX: usize = 64;
 
 /// Finds what no value could make right in a command's template.
 pub(crate) fn check(nodes: &[Node], source: &str) -> Vec<TemplateError> {
     if !holds_value(nodes) {
         return Vec::new();
     }
-    let mut walk = Walk {
-        source,
-        errors: Vec::new(),
-        at: 0,
-        loops: Vec::new(),
-    };
-    let states = walk.nodes(nodes, vec![Machine::new()]);
+    // A loop of the shell's can bring a variable's value back to what stands in front of it, so
+    // the variables that hold values anywhere are collected first.
+    let mut first = Walk::new(source);
+    let ended = first.nodes(nodes, vec![Machine::new()]);
+    let tainted: BTreeSet<&String> = ended.iter().flat_map(Machine::tainted).collect();
+    let mut walk = Walk::new(source);
+    let states = walk.nodes(nodes, vec![Machine::with_tainted(tainted)]);
     walk.at = source.len();
     for mut state in states {
         let ended = state.finish();
@@ -57,10 +59,19 @@ struct Exits {
     continues: Vec<Machine>,
 }
 
-impl Walk<'_> {
-    fn record(&mut self, result: Result<(), String>) -> bool {
+impl<'a> Walk<'a> {
+    fn new(source: &'a str) -> Self {
+        Self {
+            source,
+            errors: Vec::new(),
+            at: 0,
+            loops: Vec::new(),
+        }
+    }
+
+    fn record(&mut self, result: Result<(), String>) {
         let Err(message) = result else {
-            return true;
+            return;
         };
         let error = TemplateError::at(self.source, self.at, message);
         if !self
@@ -70,10 +81,9 @@ impl Walk<'_> {
         {
             self.errors.push(error);
         }
-        false
     }
 
-    /// Walks nodes from `states`; a state that met an error goes no further.
+    /// Walks nodes from `states`; after an error a state goes on, unless the lexer has lost its way.
     fn nodes(&mut self, nodes: &[Node], mut states: Vec<Machine>) -> Vec<Machine> {
         for node in nodes {
             states = self.node(node, states);
@@ -125,7 +135,9 @@ impl Walk<'_> {
         let mut kept: Vec<Machine> = Vec::with_capacity(states.len());
         for mut state in states {
             let acted = act(&mut state);
-            if self.record(acted) && !kept.contains(&state) {
+            let is_over = acted.is_err() && state.is_lost();
+            self.record(acted);
+            if !is_over && !kept.contains(&state) {
                 kept.push(state);
             }
         }

@@ -51,9 +51,17 @@ pub(super) struct Analysis {
     pub nodes: Vec<Node>,
     pub references: Vec<Reference>,
     pub edits: Edits,
-    /// The printed expressions: the byte where what is inside begins, and whether it is a bare path.
-    pub printed: Vec<(usize, bool)>,
+    pub printed: Vec<Printed>,
     pub errors: Vec<TemplateError>,
+}
+
+/// A printed expression: the bytes between its braces.
+#[derive(Clone, Copy)]
+pub(super) struct Printed {
+    pub start: usize,
+    pub end: usize,
+    /// It is a path of the context's and nothing more.
+    pub is_path: bool,
 }
 
 /// The template cannot be followed any further; the error is recorded already.
@@ -169,8 +177,11 @@ impl<'a> Reader<'a> {
                 .last()
                 .is_some_and(|last| last.offset == start && !last.is_dynamic && !last.is_bound);
         self.out.edits.insert(start, "(");
-        self.out.edits.insert(end, format!(") | {}", environment::PRINT));
-        self.out.printed.push((start, is_path));
+        self.out.edits.insert(
+            end,
+            format!(") | {}(n={})", environment::PRINT, self.out.printed.len()),
+        );
+        self.out.printed.push(Printed { start, end, is_path });
         Ok(Node::Value(inside.start))
     }
 

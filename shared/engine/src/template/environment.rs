@@ -126,11 +126,15 @@ pub(super) fn tera(kind: Kind) -> tera::Tera {
     tera.register_filter("as_str", to_text);
     tera.register_filter(
         PRINT,
-        move |value: Value, _: Kwargs, _: &State| -> TeraResult<String> {
+        move |value: Value, arguments: Kwargs, _: &State| -> TeraResult<String> {
             let text = text(&value, kind)?;
             Ok(match kind {
                 Kind::Text => text,
-                Kind::Command => marks::write(&text, value.is_number() || value.is_bool()),
+                Kind::Command => marks::write(
+                    arguments.must_get("n")?,
+                    &text,
+                    value.is_number() || value.is_bool(),
+                ),
             })
         },
     );

@@ -13,7 +13,8 @@ const AGAIN: char = '\u{10F1E2}';
 #[derive(Debug, PartialEq)]
 pub(super) enum Part {
     Text(String),
-    Value(crate::shell::Value),
+    /// A value, with the number of the expression that printed it.
+    Value(usize, crate::shell::Value),
 }
 
 /// Whether `text` could be mistaken for a mark.
@@ -21,9 +22,10 @@ pub(super) fn is_in(text: &str) -> bool {
     text.contains([OPEN, CLOSE, AGAIN])
 }
 
-pub(super) fn write(text: &str, is_number: bool) -> String {
+pub(super) fn write(printed: usize, text: &str, is_number: bool) -> String {
     let mut out = String::with_capacity(text.len() + 10);
     out.push(OPEN);
+    out.push_str(&printed.to_string());
     out.push(if is_number { 'n' } else { 's' });
     for c in text.chars() {
         match c {
@@ -49,10 +51,13 @@ pub(super) fn read(printed: &str) -> Option<Vec<Part>> {
         if chars.next() != Some(OPEN) {
             return None;
         }
-        let is_number = match chars.next()? {
-            'n' => true,
-            's' => false,
-            _ => return None,
+        let mut number = 0_usize;
+        let is_number = loop {
+            match chars.next()? {
+                'n' => break true,
+                's' => break false,
+                c => number = number.checked_mul(10)?.checked_add(c.to_digit(10)? as usize)?,
+            }
         };
         let mut text = String::new();
         loop {
@@ -68,7 +73,7 @@ pub(super) fn read(printed: &str) -> Option<Vec<Part>> {
                 c => text.push(c),
             }
         }
-        parts.push(Part::Value(crate::shell::Value { text, is_number }));
+        parts.push(Part::Value(number, crate::shell::Value { text, is_number }));
         rest = chars.as_str();
     }
     if !rest.is_empty() {
@@ -84,14 +89,14 @@ mod tests {
     #[test]
     fn any_text_comes_back() {
         for text in ["", "x", "\u{10F1E0}s\u{10F1E1}", "\u{10F1E2}2", "a\nb"] {
-            let printed = format!("a{}b", write(text, false));
+            let printed = format!("a{}b", write(12, text, false));
             let value = crate::shell::Value {
                 text: text.to_owned(),
                 is_number: false,
             };
             let expected = vec![
                 Part::Text("a".to_owned()),
-                Part::Value(value),
+                Part::Value(12, value),
                 Part::Text("b".to_owned()),
             ];
             assert_eq!(read(&printed), Some(expected));
@@ -100,9 +105,9 @@ mod tests {
 
     #[test]
     fn a_changed_mark_is_noticed() {
-        let mark = write("value", false);
+        let mark = write(3, "value", false);
         assert_eq!(read(&mark.to_uppercase()), None);
-        let cut: String = mark.chars().take(4).collect();
+        let cut: String = mark.chars().take(5).collect();
         assert_eq!(read(&cut), None);
         assert_eq!(read("x\u{10F1E1}"), None);
     }

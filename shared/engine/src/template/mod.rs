@@ -50,6 +50,7 @@ struct Inner {
     tera: tera::Tera,
     edits: edits::Edits,
     references: Vec<Reference>,
+    printed: Vec<analysis::Printed>,
     sole: Option<usize>,
 }
 
@@ -210,6 +211,7 @@ impl Template {
             tera,
             edits: analysis.edits,
             references: analysis.references,
+            printed: analysis.printed,
             sole,
         };
         Ok(Self {
@@ -250,16 +252,19 @@ impl Template {
     /// makes safe where it stands, or more output than `limits` allow.
     pub fn render(&self, context: &Json, limits: &RenderLimits) -> Result<String, RenderError> {
         let parts = self.parts(context, limits)?;
-        if !parts.iter().any(|part| matches!(part, marks::Part::Value(_))) {
+        if !parts.iter().any(|part| matches!(part, marks::Part::Value(..))) {
             return plain(parts, limits);
         }
         let mut shell = crate::shell::Writer::new(limits.output_bytes_max);
         for part in &parts {
-            let written = match part {
-                marks::Part::Text(text) => shell.text(text),
-                marks::Part::Value(value) => shell.value(value),
-            };
-            written.map_err(RenderError::new)?;
+            match part {
+                marks::Part::Text(text) => shell.text(text).map_err(RenderError::new)?,
+                marks::Part::Value(printed, value) => {
+                    shell
+                        .value(value)
+                        .map_err(|message| self.refused(*printed, &message))?;
+                }
+            }
         }
         shell.finish().map_err(RenderError::new)
     }
@@ -294,6 +299,19 @@ impl Template {
         marks::read(&printed).ok_or_else(|| {
             RenderError::new("a value was changed after it was printed; give the filter to the expression itself: `{{ value | filter }}`")
         })
+    }
+
+    /// A value that cannot stand where the template has it.
+    fn refused(&self, printed: usize, message: &str) -> RenderError {
+        let Some(printed) = self.inner.printed.get(printed) else {
+            return RenderError::new(message);
+        };
+        let expression = &self.inner.source[printed.start..printed.end];
+        let line = line_of(&self.inner.source, printed.start);
+        RenderError {
+            path: Some(expression.to_owned()),
+            message: format!("line {line} of the template: `{expression}`: {message}"),
+        }
     }
 
     /// Says what went wrong in the words of the template as written.
@@ -372,10 +390,10 @@ fn sole(source: &str, analysis: &analysis::Analysis) -> Result<Option<usize>, Te
         }
     }
     match (analysis.printed.as_slice(), values) {
-        ([(_, true)], 1) => Ok(Some(0)),
-        ([(start, _)], 1) => Err(TemplateError::at(
+        ([printed], 1) if printed.is_path => Ok(Some(0)),
+        ([printed], 1) => Err(TemplateError::at(
             source,
-            *start,
+            printed.start,
             "a command that is nothing but one expression runs text as code; only a step's output itself may stand there, as in `{{ steps.<agent step>.output.fix_command }}`, without filters or operators",
         )),
         _ => Ok(None),
@@ -414,7 +432,7 @@ fn plain(parts: Vec<marks::Part>, limits: &RenderLimits) -> Result<String, Rende
     for part in parts {
         match part {
             marks::Part::Text(text) => out.push_str(&text),
-            marks::Part::Value(value) => out.push_str(&value.text),
+            marks::Part::Value(_, value) => out.push_str(&value.text),
         }
         if out.len() > limits.output_bytes_max {
             return Err(too_long(limits));

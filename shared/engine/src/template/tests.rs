@@ -185,7 +185,9 @@ fn broken_syntax_names_the_line() {
     );
     refused(
         "{# x",
-        expect!["line 1 of the template: a comment is opened with `{#` and never closed: write `#}`"],
+        expect![
+            "line 1 of the template: a comment is opened with `{#` and never closed: write `#}`, or for the shell's own `${#x}` write `{% raw %}${#x}{% endraw %}`"
+        ],
     );
 }
 

@@ -104,7 +104,7 @@ pub(super) fn pieces(source: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
                 return Err(TemplateError::at(
                     source,
                     at,
-                    "a comment is opened with `{#` and never closed: write `#}`",
+                    "a comment is opened with `{#` and never closed: write `#}`, or for the shell's own `${#x}` write `{% raw %}${#x}{% endraw %}`",
                 ));
             };
             trims_next |= source[body..body + length].ends_with('-');

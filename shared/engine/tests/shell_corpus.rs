@@ -1,0 +1,762 @@
+//! Commands with hostile values in them, run by real shells.
+//!
+//! For every context and value the engine either refuses, for a reason the context knows, or each
+//! shell's program receives exactly the value, and nothing else ran (a canary file stays away).
+//! All values of a context go through one process of each shell.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use engine::template::{Kind, RenderLimits, Template};
+use proptest::prelude::*;
+use serde_json::json;
+
+/// What an attacker would write, and what an honest alert might.
+fn values() -> Vec<String> {
+    let mut values: Vec<String> = [
+        "",
+        "x",
+        "web-1",
+        "x; touch canary #",
+        "x && touch canary",
+        "x | touch canary",
+        "x\ntouch canary\n",
+        "$(touch canary)",
+        "`touch canary`",
+        "\"; touch canary; \"",
+        "'; touch canary; '",
+        "'\"'; touch canary; '\"'",
+        "\\'; touch canary; \\'",
+        "\\\"; touch canary; \\\"",
+        "\\",
+        "\\\\",
+        "x\\",
+        "\\\ntouch canary",
+        "'",
+        "''",
+        "'''",
+        "\"",
+        "\"\"",
+        "\"'\"'\"",
+        "$",
+        "$$",
+        "${HOME}",
+        "$HOME",
+        "$((1+1))",
+        "${x:-$(touch canary)}",
+        "$'\\n'; touch canary",
+        "$\"x\"",
+        "-rf",
+        "--help",
+        "-",
+        "--",
+        "-c touch canary",
+        "-e",
+        "+e",
+        "=",
+        "a=b",
+        "x=$(touch canary)",
+        "~",
+        "~root",
+        "~/x",
+        "*",
+        "?",
+        "[a-z]*",
+        "[!a]",
+        "{a,b}",
+        "{1..3}",
+        "!",
+        "!!",
+        "!x",
+        "#",
+        "# x",
+        "x#y",
+        " ",
+        "  two  blanks  ",
+        "\t",
+        "\ttab",
+        "a\tb",
+        "\n",
+        "\n\n",
+        "a\n",
+        "\na",
+        "a\nb",
+        "a\r\nb",
+        "\r",
+        "\u{1}",
+        "\u{7f}",
+        "\u{1}\u{1}x",
+        "a\u{7f}b",
+        "\u{8}\u{1b}[31m",
+        "EOF",
+        "EOF\ntouch canary",
+        "a\nEOF\ntouch canary\n",
+        "EOF)",
+        "a\nEOF)\ntouch canary",
+        "\tEOF",
+        "\n\tEOF\ntouch canary",
+        "E",
+        "B\ntouch canary",
+        "A\nB\ntouch canary",
+        "END; touch canary",
+        ") touch canary",
+        ");touch canary;(",
+        "x) touch canary;;",
+        "esac; touch canary",
+        ";;",
+        "done; touch canary",
+        "fi; touch canary",
+        "do",
+        "}",
+        "}; touch canary",
+        "{ touch canary; }",
+        "( touch canary )",
+        "))",
+        "$((",
+        "a[$(touch canary)]",
+        "a[`touch canary`]=1",
+        "<canary",
+        ">canary",
+        "2>canary",
+        ">>canary",
+        "1>&2 >canary",
+        "<(touch canary)",
+        "& touch canary &",
+        "&>canary",
+        "|& touch canary",
+        "<<EOF",
+        "<<<x",
+        "*/ touch canary",
+        "%s%n%d",
+        "\\n\\t\\x41\\101",
+        "\\c",
+        "%",
+        "é",
+        "日本語",
+        "🦀",
+        "\u{c1}",
+        "\u{81}\u{82}\u{88}",
+        "\u{a0}",
+        "\u{2028}",
+        "\u{10F1E0}s\u{10F1E1}",
+        "\u{10F1E2}",
+        "\u{feff}x",
+        "\u{202e}x",
+        "ﬀ",
+        "\u{e9}'",
+        "5",
+        "-5",
+        "05",
+        "0x1F",
+        "1+1",
+        "a'b\"c`d$e\\f\ng",
+        "x' -o ProxyCommand='touch canary",
+        "{{ alert.name }}",
+        "{% raw %}",
+        "}}",
+        "/etc/passwd",
+        "../../x",
+        "a b c",
+        "x y\"z",
+        "'$(touch canary)'",
+        "\"$(touch canary)\"",
+        "\\$(touch canary)",
+        "\\`touch canary\\`",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    values.push("long ".repeat(2000));
+    values.push("'".repeat(500));
+    values
+}
+
+type Expected = fn(&str) -> Vec<String>;
+
+struct Context {
+    template: &'static str,
+    /// The records (each ended by NUL) that the command prints.
+    prints: Expected,
+    /// Whether a value may be refused here.
+    refuses: fn(&str) -> bool,
+}
+
+fn once(v: &str) -> Vec<String> {
+    vec![v.to_owned()]
+}
+
+fn twice(v: &str) -> Vec<String> {
+    vec![v.to_owned(), v.to_owned()]
+}
+
+fn never(_: &str) -> bool {
+    false
+}
+
+fn option(v: &str) -> bool {
+    v.starts_with('-')
+}
+
+fn has_line_break(v: &str) -> bool {
+    v.contains('\n')
+}
+
+fn no_integer(v: &str) -> bool {
+    v.parse::<i64>().is_err() || v.starts_with('0') && v.len() > 1
+}
+
+/// `§` stands for the value.
+fn contexts() -> Vec<Context> {
+    let context = |template, prints: Expected, refuses| Context {
+        template,
+        prints,
+        refuses,
+    };
+    vec![
+        context("printf '%s\\0' §", once, option),
+        context("printf '%s\\0' \"§\"", once, option),
+        context("printf '%s\\0' '§'", once, option),
+        context("printf -- '%s\\0' §", once, never),
+        context(
+            "./argv -- § \"§\"",
+            |v| vec!["--".into(), v.into(), v.into()],
+            never,
+        ),
+        context(
+            "./argv --name=§ --other=\"§\" -n'§'",
+            |v| vec![format!("--name={v}"), format!("--other={v}"), format!("-n{v}")],
+            never,
+        ),
+        context("printf '%s\\0' pre§post", |v| vec![format!("pre{v}post")], never),
+        context(
+            "printf '%s\\0' \"pre§post\" 'pre§post'",
+            |v| vec![format!("pre{v}post"); 2],
+            never,
+        ),
+        context(
+            "printf '%s\\0' a\"b§c\"'d§e'f§g",
+            |v| vec![format!("ab{v}cd{v}ef{v}g")],
+            never,
+        ),
+        context(
+            "printf '%s\\0' x§§\"§§\"'§§'",
+            |v| vec![format!("x{}", v.repeat(6))],
+            never,
+        ),
+        context(
+            "printf '%s\\0' \"\\\"§\\\\\" \\'§",
+            |v| vec![format!("\"{v}\\"), format!("'{v}")],
+            never,
+        ),
+        context(
+            "x=1; printf '%s\\0' \"$x\"§ \"${x}§\" \"$x§\" p$x§",
+            |v| {
+                vec![
+                    format!("1{v}"),
+                    format!("1{v}"),
+                    format!("1{v}"),
+                    format!("p1{v}"),
+                ]
+            },
+            option,
+        ),
+        context(
+            "printf '%s\\0' ~§ x~§ zz*§ zz?[a]§",
+            |v| {
+                vec![
+                    format!("~{v}"),
+                    format!("x~{v}"),
+                    format!("zz*{v}"),
+                    format!("zz?[a]{v}"),
+                ]
+            },
+            never,
+        ),
+        context("x=~§; printf '%s\\0' \"$x\"", |v| vec![format!("~{v}")], never),
+        // Substitutions.
+        context("x=\"$(printf '%s.' §)\"; printf '%s\\0' \"${x%.}\"", once, option),
+        context("x=$(printf '%s.' \"§\"); printf '%s\\0' \"${x%.}\"", once, option),
+        context(
+            "x=$(printf '%s.' \"$(printf '%s,' '§')\"); x=\"${x%.}\"; printf '%s\\0' \"${x%,}\"",
+            once,
+            option,
+        ),
+        context(
+            "printf '%s\\0' \"a$(printf '%s' \"b§c\" | cat)d §\"",
+            |v| vec![format!("ab{v}cd {v}")],
+            never,
+        ),
+        context(
+            "printf '%s\\0' \"$(case § in zzz) echo no;; *) printf '%s.' §;; esac)\"",
+            |v| vec![format!("{v}.")],
+            option,
+        ),
+        context(
+            "printf '%s\\0' \"$( (printf '%s.' §) )\"",
+            |v| vec![format!("{v}.")],
+            option,
+        ),
+        context(
+            "printf '%s\\0' \"$(# it's a comment\nprintf '%s.' §)\"",
+            |v| vec![format!("{v}.")],
+            option,
+        ),
+        context("x=`echo a`; printf '%s\\0' §", once, option),
+        context("x=${y:-a}${HOME##*/}; printf '%s\\0' §", once, option),
+        // Assignments.
+        context("x=§; printf '%s\\0' \"$x\"", once, option),
+        context(
+            "x=a§\"§\"; printf '%s\\0' \"$x\"",
+            |v| vec![format!("a{v}{v}")],
+            never,
+        ),
+        context("x=§ sh -c 'printf \"%s\\0\" \"$x\"'", once, never),
+        context(
+            "env x=§ y=\"§\" sh -c 'printf \"%s\\0\" \"$x\" \"$y\"'",
+            twice,
+            never,
+        ),
+        context("export x=§; sh -c 'printf \"%s\\0\" \"$x\"'", once, never),
+        context("f() { local x=§; printf '%s\\0' \"$x\"; }; f", once, option),
+        context("f() { printf '%s\\0' \"$1\"; }; f §", once, option),
+        context("set -- §; printf '%s\\0' \"$1\"", once, option),
+        context(
+            "v=§ awk 'BEGIN { printf \"%s%c\", ENVIRON[\"v\"], 0 }'",
+            once,
+            never,
+        ),
+        context("sh -c 'printf \"%s\\0\" \"$1\"' sh §", once, option),
+        context("sh -c 'printf \"%s\\0\" \"$2\"' sh -- §", once, never),
+        context(
+            "timeout 20 env -u NOTHING nice ./argv -- §",
+            |v| vec!["--".into(), v.into()],
+            never,
+        ),
+        context(
+            "echo x | xargs ./argv a:§",
+            |v| vec![format!("a:{v}"), "x".into()],
+            never,
+        ),
+        context(
+            "find . -name argv -exec ./argv a:§ {} \\;",
+            |v| vec![format!("a:{v}"), "./argv".into()],
+            never,
+        ),
+        // Heredocs.
+        context(
+            "cat <<EOF\n[§]\nEOF\nprintf '\\0'",
+            |v| vec![format!("[{v}]\n")],
+            |v| v.contains("\nEOF\n"),
+        ),
+        context(
+            "cat <<EOF\n§\nEOF\nprintf '\\0'",
+            |v| vec![format!("{v}\n")],
+            |v| v.contains("EOF"),
+        ),
+        context(
+            "cat <<EOF\nE§\nEOF\nprintf '\\0'",
+            |v| vec![format!("E{v}\n")],
+            |v| v.contains("EOF") || v.starts_with(|c: char| !c.is_ascii()),
+        ),
+        context(
+            "cat <<'EOF'\n[§]$x`\\\nEOF\nprintf '\\0'",
+            |v| vec![format!("[{v}]$x`\\\n")],
+            |v| v.contains("\nEOF\n"),
+        ),
+        context(
+            "cat <<\\EOF\n§\nEOF\nprintf '\\0'",
+            |v| vec![format!("{v}\n")],
+            |v| v.contains("EOF"),
+        ),
+        context(
+            "cat <<-EOF\n\t[§]\n\tEOF\nprintf '\\0'",
+            |v| vec![format!("[{v}]\n")],
+            |v| v.contains("\nEOF\n") || v.contains("\n\t"),
+        ),
+        context(
+            "cat <<-'EOF'\n\t§\n\tEOF\nprintf '\\0'",
+            |v| vec![format!("{v}\n")],
+            |v| v.contains("EOF") || v.starts_with('\t') || v.contains("\n\t"),
+        ),
+        context(
+            "x=1; cat <<EOF\n${x}§ \"§\" '§' \\$§\nEOF\nprintf '\\0'",
+            |v| vec![format!("1{v} \"{v}\" '{v}' ${v}\n")],
+            |v| v.contains("\nEOF\n"),
+        ),
+        context(
+            "cat <<A; cat <<'B'\n<§>\nA\n<§>\nB\nprintf '\\0'",
+            |v| vec![format!("<{v}>\n<{v}>\n")],
+            |v| v.contains("\nA\n") || v.contains("\nB\n"),
+        ),
+        context(
+            "cat <<EOF | cat\n(§)\nEOF\nprintf '\\0'",
+            |v| vec![format!("({v})\n")],
+            |v| v.contains("\nEOF\n"),
+        ),
+        context(
+            "x=\"$(cat <<EOF\n[§]\nEOF\n)\"; printf '%s\\0' \"$x\"",
+            |v| vec![format!("[{v}]")],
+            |v| v.contains("\nEOF") || v.contains(['\u{1}', '\u{7f}']),
+        ),
+        context(
+            "x=$(cat <<'EOF'\n[§]\nEOF\n); printf '%s\\0' \"$x\" §",
+            |v| vec![format!("[{v}]"), v.into()],
+            |v| option(v) || v.contains("\nEOF") || v.contains(['\u{1}', '\u{7f}']),
+        ),
+        context(
+            "cat <<EOF\n[$(printf '%s' \"x§\")]\nEOF\nprintf '\\0'",
+            |v| vec![format!("[x{v}]\n")],
+            has_line_break,
+        ),
+        context("./argv <<EOF a§\nEOF", |v| vec![format!("a{v}")], has_line_break),
+        context(
+            "while read -r l; do printf '%s\\0' \"$l\" §; done <<EOF\nline\nEOF",
+            |v| vec!["line".into(), v.into()],
+            option,
+        ),
+        context(
+            "printf '%s\\0' x§ <<EOF\n§\nEOF",
+            |v| vec![format!("x{v}")],
+            |v| has_line_break(v) || v == "EOF",
+        ),
+        // Compound commands.
+        context("for x in § \"§\"; do printf '%s\\0' \"$x\"; done", twice, option),
+        context("for x in a\ndo printf '%s\\0' §\ndone", once, option),
+        context(
+            "if true; then printf '%s\\0' §; elif false; then :; else :; fi",
+            once,
+            option,
+        ),
+        context(
+            "if [ x§ = x\"§\" ]; then printf 'same\\0'; fi",
+            |_| vec!["same".into()],
+            never,
+        ),
+        context(
+            "if test -n x§ && ! test x§ = y; then printf '%s\\0' x§; fi",
+            |v| vec![format!("x{v}")],
+            never,
+        ),
+        context(
+            "case § in zzz) ;; *) printf '%s\\0' x§ ;; esac",
+            |v| vec![format!("x{v}")],
+            never,
+        ),
+        context(
+            "x=§; case $x in §) printf 'yes\\0';; *) printf 'no\\0';; esac",
+            |_| vec!["yes".into()],
+            never,
+        ),
+        context(
+            "x=§; case \"a${x}b\" in zzz|(a§b) printf 'yes\\0';; *) printf 'no\\0';; esac",
+            |_| vec!["yes".into()],
+            |_| true,
+        ),
+        context(
+            "x=§; case \"a${x}b\" in zzz | a\"§\"b) printf 'yes\\0';; *) printf 'no\\0'; esac",
+            |_| vec!["yes".into()],
+            never,
+        ),
+        context("while true; do printf '%s\\0' §; break; done", once, option),
+        context("{ printf '%s\\0' §; } | cat", once, option),
+        context("( printf '%s\\0' §; ) && (printf '%s\\0' §)", twice, option),
+        context("false || printf '%s\\0' § & wait", once, option),
+        context("f() {\n  printf '%s\\0' §\n}\nf", once, option),
+        context("f () ( printf '%s\\0' \"§\" ); f", once, option),
+        context("! printf '%s\\0' §", once, option),
+        // Around words.
+        context("printf '%s\\0' \\\n  § \\\n  §", twice, option),
+        context("printf '%s\\0' ab\\\n§", |v| vec![format!("ab{v}")], never),
+        context("printf '%s\\0' 2§>&1", |v| vec![format!("2{v}")], never),
+        context("printf '%s\\0' §>&1 2>/dev/null", once, option),
+        context("</dev/null 2>&1 printf '%s\\0' §", once, option),
+        context("printf '%s\\0' §;printf '%s\\0' §|cat", twice, option),
+        context("# it's \"not $(closed\nprintf '%s\\0' §", once, option),
+        context("printf '%s\\0' § # it's §", once, |v| {
+            option(v) || has_line_break(v)
+        }),
+        context(
+            "printf 'a\\0' # §\nprintf 'b\\0'",
+            |_| vec!["a".into(), "b".into()],
+            has_line_break,
+        ),
+        context("printf '%s\\0' a#§", |v| vec![format!("a#{v}")], never),
+        context("IFS=$'\\n'; printf '%s\\0' §", once, option),
+        context("IFS=a; printf '%s\\0' §", once, option),
+        context("command printf '%s\\0' §", once, option),
+        // Numbers.
+        context(
+            "printf '%s\\0' \"$((§))\" $((§ + 1)) $(( 5 -§*2 ))",
+            |v| {
+                let number: i64 = v.parse().unwrap();
+                vec![
+                    number.to_string(),
+                    (number + 1).to_string(),
+                    (5 - number * 2).to_string(),
+                ]
+            },
+            no_integer,
+        ),
+        // Tera's own branches.
+        context(
+            "{% for x in source.data.list %}printf '%s\\0' {{ x }}\n{% endfor %}",
+            twice,
+            option,
+        ),
+        context(
+            "printf '%s\\0'{% for x in source.data.list %} a{{ x }}{% endfor %}",
+            |v| vec![format!("a{v}"); 2],
+            never,
+        ),
+        context(
+            "printf '%s\\0' \"{% for x in source.data.list %}<{{ x }}>{% endfor %}\"",
+            |v| vec![format!("<{v}><{v}>")],
+            never,
+        ),
+        context(
+            "printf '%s\\0' {% if source.data.list %}\"a{{ source.data.v }}\"{% else %}§{% endif %}",
+            |v| vec![format!("a{v}")],
+            option,
+        ),
+        context(
+            "printf '%s\\0' {{ 'a' ~ source.data.v ~ 'b' }} {{ source.data.list | first }}",
+            |v| vec![format!("a{v}b"), v.into()],
+            option,
+        ),
+        context(
+            "{% set x = source.data.v %}{% filter lower %}PRINTF '%S\\0' {% endfilter %}x{{ x }}",
+            |v| vec![format!("x{v}")],
+            never,
+        ),
+        context(
+            "printf '%s\\0' {{ source.data.list }}",
+            |v| vec![serde_json::to_string(&[v, v]).unwrap()],
+            never,
+        ),
+        context(
+            "{# § #}printf '%s\\0' x {{- \" \" -}} §",
+            |v| vec![format!("x {v}")],
+            never,
+        ),
+    ]
+}
+
+fn shells() -> Vec<(&'static str, Vec<&'static str>)> {
+    let all = vec![
+        ("dash", vec!["dash"]),
+        ("bash", vec!["bash"]),
+        ("bash", vec!["bash", "--posix"]),
+        ("busybox", vec!["busybox", "sh"]),
+    ];
+    let exists = |name: &str| {
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .any(|dir| dir.join(name).is_file())
+    };
+    all.into_iter()
+        .filter(|(name, _)| {
+            let found = exists(name);
+            if !found {
+                eprintln!("SKIPPED: `{name}` is not on PATH; the commands were not tried in it");
+                assert!(std::env::var_os("CI").is_none(), "`{name}` is not on PATH");
+            }
+            found
+        })
+        .collect()
+}
+
+/// A directory with `argv`, which prints its arguments, each ended by NUL.
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let argv = directory.path().join("argv");
+    std::fs::write(&argv, "#!/bin/sh\nfor a do printf '%s\\0' \"$a\"; done\n").unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&argv, std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+fn run(shell: &[&str], directory: &Path, script: &str) -> Vec<u8> {
+    let path = directory.join("script");
+    std::fs::write(&path, script).unwrap();
+    let output = Command::new(shell[0])
+        .args(&shell[1..])
+        .arg(&path)
+        .current_dir(directory)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", directory)
+        .env("LANG", "C.UTF-8")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    output.stdout
+}
+
+fn compile(template: &str) -> Result<Template, String> {
+    Template::compile(&template.replace('§', "{{ source.data.v }}"), Kind::Command, &[]).map_err(|errors| {
+        errors
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    })
+}
+
+fn render(template: &Template, value: &str) -> Result<String, String> {
+    let context = json!({"source": {"data": {"v": value, "list": [value, value]}}});
+    template
+        .render(&context, &RenderLimits::default())
+        .map_err(|error| error.to_string())
+}
+
+const BETWEEN: &str = "\nprintf '<next>\\0'\n";
+
+/// Runs one template with many values in one shell; each must print what it should.
+fn try_values(
+    template: &Template,
+    values: &[(String, String)],
+    expected: Expected,
+    shell: &[&str],
+    directory: &Path,
+) -> Vec<String> {
+    let mut script = String::new();
+    let mut wanted = Vec::new();
+    for (value, command) in values {
+        script.push_str(command);
+        script.push_str(BETWEEN);
+        for record in expected(value).into_iter().chain(["<next>".to_owned()]) {
+            wanted.extend_from_slice(record.as_bytes());
+            wanted.push(0);
+        }
+    }
+    let printed = run(shell, directory, &script);
+    let mut failures = Vec::new();
+    if directory.join("canary").exists() {
+        failures.push(format!("{shell:?}: the canary ran: {}", template.source()));
+    }
+    if printed == wanted {
+        return failures;
+    }
+    if let [(value, command)] = values {
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        failures.push(format!(
+            "{shell:?}: {:?} with {value:?}\n  command {command:?}\n  wanted {:?}\n  printed {printed:?}",
+            template.source(),
+            String::from_utf8_lossy(&wanted)
+        ));
+        return failures;
+    }
+    // Find the culprits one by one.
+    for one in values {
+        let _ = std::fs::remove_file(directory.join("canary"));
+        failures.extend(try_values(
+            template,
+            std::slice::from_ref(one),
+            expected,
+            shell,
+            directory,
+        ));
+    }
+    assert!(
+        !failures.is_empty(),
+        "{shell:?}: fails only together: {}",
+        template.source()
+    );
+    failures
+}
+
+#[test]
+fn each_shell_receives_exactly_the_value() {
+    let values = values();
+    assert!(values.len() >= 60);
+    let shells = shells();
+    let contexts = contexts();
+    let mut failures: Vec<String> = Vec::new();
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..4)
+            .map(|lane| {
+                let (values, shells, contexts) = (&values, &shells, &contexts);
+                scope.spawn(move || {
+                    let directory = directory();
+                    let mut failures = Vec::new();
+                    for context in contexts.iter().skip(lane).step_by(4) {
+                        failures.extend(try_context(context, values, shells, directory.path()));
+                    }
+                    failures
+                })
+            })
+            .collect();
+        for lane in lanes {
+            failures.extend(lane.join().unwrap());
+        }
+    });
+    assert!(
+        failures.is_empty(),
+        "{} failures:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+fn try_context(
+    context: &Context,
+    values: &[String],
+    shells: &[(&str, Vec<&str>)],
+    directory: &Path,
+) -> Vec<String> {
+    let template = match compile(context.template) {
+        Ok(template) => template,
+        Err(_) if (context.refuses)("plain") => return Vec::new(),
+        Err(error) => return vec![format!("{:?} is refused: {error}", context.template)],
+    };
+    let mut failures = Vec::new();
+    let mut rendered = Vec::new();
+    for value in values {
+        match render(&template, value) {
+            Ok(command) => rendered.push((value.clone(), command)),
+            Err(_) if (context.refuses)(value) => {}
+            Err(error) => failures.push(format!("{:?} refuses {value:?}: {error}", context.template)),
+        }
+    }
+    for (_, shell) in shells {
+        failures.extend(try_values(&template, &rendered, context.prints, shell, directory));
+        let _ = std::fs::remove_file(directory.join("canary"));
+    }
+    failures
+}
+
+#[test]
+fn nul_is_refused_everywhere() {
+    // A list prints as JSON, which escapes it.
+    for context in contexts()
+        .iter()
+        .filter(|context| !context.template.contains("{{ source.data.list }}"))
+    {
+        if let Ok(template) = compile(context.template) {
+            assert!(render(&template, "a\0b").is_err(), "{}", context.template);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Many values of one run share a process of each shell.
+    #[test]
+    fn arbitrary_values_arrive_or_are_refused(
+        values in prop::collection::vec("([ \\t\\n'\"`$\\\\(){}<>;&|#*?~!=%,-]|[A-Za-z]|EOF|touch canary|[\\x01-\\x1f\\x7f]|\\PC){0,12}", 40),
+        index in any::<prop::sample::Index>(),
+    ) {
+        let contexts = contexts();
+        let context = &contexts[index.index(contexts.len())];
+        let directory = directory();
+        let failures: Vec<String> = match compile(context.template) {
+            Err(_) => Vec::new(),
+            Ok(template) => {
+                let rendered: Vec<(String, String)> = values.iter().filter_map(|value| Some((value.clone(), render(&template, value).ok()?))).collect();
+                shells().iter().flat_map(|(_, shell)| try_values(&template, &rendered, context.prints, shell, directory.path())).collect()
+            }
+        };
+        prop_assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+}
