@@ -11,6 +11,7 @@ use protocol::facts::Input;
 use serde_json::{Map, Value};
 
 use crate::context::written_alert;
+use crate::fixgate::Gate;
 use crate::manifest::{self, Workflow};
 use crate::problem::Problem;
 
@@ -39,6 +40,8 @@ pub struct Policy {
     pub manifest_bytes_max: usize,
     /// The steps' timeouts may add up to so many milliseconds.
     pub execution_ms_max: u64,
+    /// The fix gate, to warn of fixes that it will always refuse.
+    pub gate: Gate,
 }
 
 impl Default for Policy {
@@ -51,6 +54,7 @@ impl Default for Policy {
             model_aliases: BTreeMap::new(),
             manifest_bytes_max: 1024 * 1024,
             execution_ms_max: 72 * 60 * 60 * 1000,
+            gate: Gate::default(),
         }
     }
 }

@@ -24,6 +24,6 @@ pub mod template;
 pub use admit::{Admitted, Format, Policy, Role, admit, admit_all, admit_value};
 pub use decide::{Decision, Illegal, Nothing, Observed, Planned, Rules, decide};
 pub use definition::Definition;
-pub use problem::{Problem, Severity};
+pub use problem::{Problem, Severity, listed};
 pub use program::Program;
 pub use state::{Logged, Outstanding, Phase, ReplayError, State, StepState, outstanding};

@@ -137,6 +137,14 @@ impl Gate {
         Ok(Argv(argv))
     }
 
+    /// Checks all of a command but its namespace, which depends on the alert.
+    ///
+    /// # Errors
+    /// As [`Gate::check`].
+    pub fn check_form(&self, command: &str) -> Result<(), Refusal> {
+        self.read(&parse(command)?).map(|_| ())
+    }
+
     fn may_touch(&self, namespace: &str, own: &str) -> bool {
         namespace == own
             || self

@@ -99,7 +99,7 @@ pub(crate) fn admit_node(node: &Node, policy: &Policy) -> Result<Admitted, Vec<P
     let sink = Sink::default();
     let draft = read::workflow(&sink, node, policy);
     let admitted = draft.and_then(|draft| {
-        let compiled = program::compile_drafts(&draft.steps, &draft.runtime);
+        let compiled = program::compile_drafts(&draft.steps, &draft.runtime, Some(&policy.gate));
         for problem in compiled.problems {
             sink.add_within(problem);
         }

@@ -761,6 +761,21 @@ fn a_mode_needs_a_fix() {
 }
 
 #[test]
+fn a_fix_that_the_gate_will_refuse_is_known_before_the_incident() {
+    check(
+        &with_steps(
+            "  - {name: a, type: cli, command: 'kubectl delete pod --all', fix: true}
+  - {name: b, type: cli, command: 'kubectl delete pod web-1 -n elsewhere', fix: true}
+  - {name: c, type: cli, command: 'kubectl apply -f {{ source.data.file }}', fix: true}
+",
+        ),
+        &expect![[r#"
+            Definition
+            warning: line 7: spec.steps[0].command: will not pass the fix gate as it is configured: --all is not allowed: a fix names what it changes"#]],
+    );
+}
+
+#[test]
 fn templates_are_checked_line_by_line() {
     check(
         &with_steps(

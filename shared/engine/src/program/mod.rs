@@ -12,7 +12,7 @@ mod references;
 use std::collections::HashMap;
 
 use crate::condition::Condition;
-use crate::fixgate;
+use crate::fixgate::{self, Gate};
 use crate::manifest::{
     AgentStep, CliStep, ConditionalStep, FixMode, LlmConfig, OnFalse, Provider, Runtime, Spec, Step, StepKind,
 };
@@ -95,7 +95,7 @@ impl Program {
     /// admitted spec there is none.
     pub fn compile(spec: &Spec) -> Result<Program, Vec<Problem>> {
         let drafts: Vec<StepDraft> = spec.steps.iter().enumerate().map(StepDraft::of_step).collect();
-        let compiled = compile_drafts(&drafts, &spec.runtime);
+        let compiled = compile_drafts(&drafts, &spec.runtime, None);
         let errors: Vec<Problem> = compiled.problems.into_iter().filter(Problem::is_error).collect();
         match compiled.steps.into_iter().collect::<Option<Vec<_>>>() {
             Some(steps) if errors.is_empty() => Ok(Program { steps }),
@@ -150,10 +150,12 @@ pub(crate) struct Compiled {
     pub reads_input: bool,
 }
 
-pub(crate) fn compile_drafts(drafts: &[StepDraft], runtime: &Runtime) -> Compiled {
+/// `gate`, where there is one, is asked about fixes that hold no value.
+pub(crate) fn compile_drafts(drafts: &[StepDraft], runtime: &Runtime, gate: Option<&Gate>) -> Compiled {
     let mut compiler = Compiler {
         drafts,
         runtime,
+        gate,
         names: drafts.iter().filter_map(|draft| draft.name.as_deref()).collect(),
         known: Known::new(drafts, runtime),
         problems: Vec::new(),
@@ -170,6 +172,7 @@ pub(crate) fn compile_drafts(drafts: &[StepDraft], runtime: &Runtime) -> Compile
 struct Compiler<'d> {
     drafts: &'d [StepDraft],
     runtime: &'d Runtime,
+    gate: Option<&'d Gate>,
     names: Vec<&'d str>,
     known: Known<'d>,
     problems: Vec<Problem>,
@@ -271,15 +274,9 @@ impl Compiler<'_> {
     fn gate(&mut self, path: &str, command: &Template, cli: &CliStep) -> Option<Gated> {
         let Some(sole) = command.sole_expression() else {
             // Without a value in it, what the gate's parser will see is known already.
-            let is_fixed = command.references().is_empty() && !cli.command.contains("{%");
-            if cli.fix
-                && is_fixed
-                && let Err(refusal) = fixgate::parse(&cli.command)
-            {
-                self.problems.push(Problem::error(
-                    path,
-                    format!("cannot pass the fix gate: {refusal}"),
-                ));
+            let is_constant = command.references().is_empty() && !cli.command.contains("{%");
+            if cli.fix && is_constant {
+                self.check_constant_fix(path, &cli.command);
             }
             return cli.fix.then_some(Gated::Declared);
         };
@@ -315,6 +312,17 @@ impl Compiler<'_> {
                 self.problems.push(Problem::error(path, message));
                 None
             }
+        }
+    }
+
+    /// Without a value in it, what the gate will see is known already.
+    fn check_constant_fix(&mut self, path: &str, command: &str) {
+        if let Err(refusal) = fixgate::parse(command) {
+            let message = format!("cannot pass the fix gate: {refusal}");
+            self.problems.push(Problem::error(path, message));
+        } else if let Some(Err(refusal)) = self.gate.map(|gate| gate.check_form(command)) {
+            let message = format!("will not pass the fix gate as it is configured: {refusal}");
+            self.problems.push(Problem::warning(path, message));
         }
     }
 
