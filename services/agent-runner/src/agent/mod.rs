@@ -1,0 +1,559 @@
+//! The loop: ask the model, run what it calls, until it submits findings or a limit is reached.
+//!
+//! Invariants:
+//! - What happens next is a function of the record and the time; so another process can go on where one died, and
+//!   neither an answer that is recorded is paid again, nor a call that has a result is run again.
+//! - Every answer and every result is recorded before it is used.
+//! - It ends: turns, calls, tokens and time are bounded, and the last turn offers nothing but the ending.
+
+pub mod findings;
+pub mod prompt;
+pub mod transcript;
+
+use std::{future::Future, time::Duration};
+
+use bus::Failure;
+use engine::fixgate::Gate;
+use futures_util::StreamExt as _;
+use protocol::{
+    Timestamp,
+    live::Live,
+    turns::{ModelTurn, ToolCall, Usage},
+};
+use serde_json::{Value, json};
+use service::{Metrics, metrics::Tokens};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    llm::{
+        Answer, LlmError, LlmErrorKind, MALFORMED, Message, Provider, Request, Stop, ToolSpec, scripted, sum,
+    },
+    redact::Redactor,
+    tools::{Toolbox, cut::cut, submit_findings},
+};
+use findings::{End, Material, one_line};
+use prompt::Opening;
+use transcript::{Journal, Point, Standing, ToolPoint};
+
+/// Calls of one turn that run at one time.
+const CALLS_AT_ONCE: usize = 4;
+/// Calls that one answer may ask for; more are not looked at.
+const CALLS_PER_TURN_MAX: usize = 32;
+/// Bytes of one answer that are recorded; a message of the log has at most a megabyte.
+const ANSWER_BYTES_MAX: usize = 512 * 1024;
+/// Answers in a row that call nothing, before the investigation is ended.
+const IDLE_TURNS_MAX: u32 = 3;
+/// Times that the last turn is asked for: a second one mends a slip.
+const LAST_TURNS_MAX: u32 = 2;
+/// Bytes that a live message shows.
+const LIVE_BYTES_MAX: usize = 2000;
+
+/// What bounds an investigation.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Answers of the model; the last is reserved for the findings.
+    pub turns_max: u32,
+    /// Tool calls.
+    pub calls_max: u32,
+    /// Tokens, read and written.
+    pub tokens_max: u64,
+    /// Tokens of one answer.
+    pub output_tokens_max: u32,
+    /// When the step must be over.
+    pub deadline: Instant,
+    /// So long before that, the last turn is called.
+    pub reserve: Duration,
+    /// The same instant by the wall clock, which the record has.
+    pub reserve_begins: Timestamp,
+    /// So long before the deadline, the result is to be there.
+    pub margin: Duration,
+}
+
+/// One agent step.
+pub struct Investigation<'a> {
+    /// Who answers.
+    pub provider: &'a dyn Provider,
+    /// What may be called.
+    pub toolbox: &'a Toolbox,
+    /// Where the record is.
+    pub journal: &'a dyn Journal,
+    /// Takes out secrets.
+    pub redactor: &'a Redactor,
+    /// Counts.
+    pub metrics: &'a Metrics,
+    /// The goal and what belongs to it, redacted.
+    pub opening: Opening<'a>,
+    /// Its bounds.
+    pub limits: Limits,
+    /// The fix gate, as configured.
+    pub gate: &'a Gate,
+    /// The namespace that a fix may touch.
+    pub fix_namespace: &'a str,
+    /// How the record is named in the output.
+    pub transcript_ref: String,
+    /// Cancelled when the execution is.
+    pub cancelled: &'a CancellationToken,
+    /// Cancelled when this process ends.
+    pub shutdown: &'a CancellationToken,
+}
+
+/// How an investigation came out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concluded {
+    /// How it ended.
+    pub end: End,
+    /// Answers of the model.
+    pub turns: u32,
+    /// The step's output.
+    pub output: Value,
+}
+
+/// What keeps a step of the loop from being done.
+enum Interrupted {
+    /// The execution was cancelled.
+    Cancelled,
+    /// Not our doing: somebody else goes on, or we do, later.
+    Failed(Failure),
+}
+
+impl From<Failure> for Interrupted {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What the model is asked next.
+enum Next {
+    /// Anything.
+    Turn { until: Instant },
+    /// The ending, and nothing else, for this reason.
+    Last {
+        reason: &'static str,
+        message: String,
+        until: Instant,
+    },
+    /// Nothing more.
+    Stop(End),
+}
+
+/// What only this process knows: the rest is in the record.
+#[derive(Default)]
+struct Memory {
+    /// Cost of calls that gave no answer.
+    lost: Usage,
+    last_turns: u32,
+    /// The model could not answer in time: only the ending is left.
+    is_out_of_time: bool,
+    /// Why the last turn was called.
+    cut_short: Option<End>,
+    /// What the provider said when it failed for good.
+    failed: Option<LlmError>,
+}
+
+impl Investigation<'_> {
+    /// Goes on from what is recorded until the end.
+    ///
+    /// # Errors
+    /// Only what keeps this process from working; a model that fails is an outcome.
+    pub async fn run(&self) -> Result<Concluded, Failure> {
+        let mut points = self.journal.read().await?;
+        if !points.is_empty() {
+            tracing::info!(points = points.len(), "going on with what is recorded");
+        }
+        let mut memory = Memory::default();
+        let end = match self.until_end(&mut points, &mut memory).await {
+            Ok(end) => end,
+            Err(Interrupted::Cancelled) => End::Short {
+                reason: "cancelled",
+                message: "the execution was cancelled".to_owned(),
+            },
+            Err(Interrupted::Failed(failure)) => return Err(failure),
+        };
+        Ok(self.conclude(&points, &memory, end))
+    }
+
+    fn conclude(&self, points: &[Point], memory: &Memory, end: End) -> Concluded {
+        let standing = Standing::of(points);
+        let output = findings::output(&Material {
+            points,
+            submitted: standing.submitted(),
+            end: &end,
+            usage: sum(standing.usage, memory.lost),
+            turns: standing.turns,
+            transcript_ref: self.transcript_ref.clone(),
+            is_scripted: self.provider.name() == scripted::NAME,
+            gate: self.gate,
+            fix_namespace: self.fix_namespace,
+        });
+        Concluded {
+            end,
+            turns: standing.turns,
+            output,
+        }
+    }
+
+    async fn until_end(&self, points: &mut Vec<Point>, memory: &mut Memory) -> Result<End, Interrupted> {
+        loop {
+            let standing = Standing::of(points);
+            if standing.submitted().is_some() {
+                return Ok(self.submitted(points, memory));
+            }
+            if !standing.pending.is_empty() {
+                let calls: Vec<ToolCall> = standing.pending.into_iter().cloned().collect();
+                self.run_calls(points, calls).await?;
+                continue;
+            }
+            match self.next(&standing, memory) {
+                Next::Stop(end) => return Ok(end),
+                Next::Turn { until } => self.ask(points, memory, None, until).await?,
+                Next::Last {
+                    reason,
+                    message,
+                    until,
+                } => {
+                    memory.last_turns += 1;
+                    self.ask(points, memory, Some(&message), until).await?;
+                    memory.cut_short = Some(End::Short { reason, message });
+                }
+            }
+        }
+    }
+
+    /// Findings are there; were they asked for before the model was ready?
+    fn submitted(&self, points: &[Point], memory: &mut Memory) -> End {
+        if let Some(end) = memory.cut_short.take() {
+            return end;
+        }
+        // A process that goes on after another cannot remember, but the record shows it.
+        let answered = points.iter().rposition(|point| matches!(point, Point::Model(_)));
+        let before = Standing::of(&points[..answered.unwrap_or(0)]);
+        let was_late = Standing::of(points)
+            .last
+            .is_some_and(|turn| turn.at >= self.limits.reserve_begins);
+        match self.last_reason(&before, was_late) {
+            Some((reason, message)) => End::Short { reason, message },
+            None => End::Submitted,
+        }
+    }
+
+    fn out_of_turns(&self) -> End {
+        End::Short {
+            reason: "turns",
+            message: format!("all {} turns are used", self.limits.turns_max),
+        }
+    }
+
+    fn next(&self, standing: &Standing<'_>, memory: &Memory) -> Next {
+        let limits = &self.limits;
+        let short = |reason, message: String| Next::Stop(End::Short { reason, message });
+        if let Some(error) = &memory.failed {
+            return short("provider_error", error.to_string());
+        }
+        match standing.stop() {
+            Some(Stop::Declined) => {
+                return short(
+                    "declined",
+                    "the model, or a filter of its provider, declined to go on".to_owned(),
+                );
+            }
+            Some(Stop::ContextFull) => {
+                return short("context", "the conversation no longer fits the model".to_owned());
+            }
+            Some(Stop::Finished | Stop::Length) | None => {}
+        }
+        if standing.idle_turns >= IDLE_TURNS_MAX {
+            return short(
+                "no_findings",
+                format!(
+                    "the model answered {IDLE_TURNS_MAX} times without calling a tool; it may not be able to, choose another"
+                ),
+            );
+        }
+        if memory.last_turns >= LAST_TURNS_MAX {
+            return Next::Stop(memory.cut_short.clone().unwrap_or_else(|| self.out_of_turns()));
+        }
+        if standing.turns >= limits.turns_max {
+            return Next::Stop(self.out_of_turns());
+        }
+        let now = Instant::now();
+        let until = limits.deadline.checked_sub(limits.margin).unwrap_or(now);
+        if now >= until {
+            return short("time", "the time for this step is over".to_owned());
+        }
+        if used(standing) >= limits.tokens_max {
+            return short("tokens", format!("all {} tokens are used", limits.tokens_max));
+        }
+        let is_late = memory.is_out_of_time || now + limits.reserve >= limits.deadline;
+        match self.last_reason(standing, is_late) {
+            Some((reason, message)) => Next::Last {
+                reason,
+                message,
+                until,
+            },
+            None => Next::Turn {
+                until: limits.deadline.checked_sub(limits.reserve).unwrap_or(until),
+            },
+        }
+    }
+
+    /// Why the turn after `standing` has to be the last, if it has.
+    fn last_reason(&self, standing: &Standing<'_>, is_late: bool) -> Option<(&'static str, String)> {
+        let limits = &self.limits;
+        // A turn reads what the one before read and wrote, and writes in its turn; then the last one does so again.
+        let two_turns = 2 * standing.last_input_tokens + 3 * u64::from(limits.output_tokens_max);
+        if is_late {
+            Some(("time", "the time for this step is nearly over".to_owned()))
+        } else if standing.turns + 1 >= limits.turns_max {
+            Some(("turns", format!("all {} turns are used", limits.turns_max)))
+        } else if standing.calls >= limits.calls_max && limits.calls_max > 0 {
+            Some((
+                "tool_calls",
+                format!("all {} tool calls are used", limits.calls_max),
+            ))
+        } else if standing.turns > 0 && used(standing) + two_turns >= limits.tokens_max {
+            Some((
+                "tokens",
+                format!("the {} tokens are nearly used", limits.tokens_max),
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// Asks the model once, and records what it answers.
+    async fn ask(
+        &self,
+        points: &mut Vec<Point>,
+        memory: &mut Memory,
+        last: Option<&str>,
+        until: Instant,
+    ) -> Result<(), Interrupted> {
+        let messages = prompt::conversation(&self.opening, points, last);
+        let outcome = self
+            .unless_interrupted(self.request(&messages, last.is_some(), until))
+            .await?;
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(error) => {
+                memory.lost = sum(memory.lost, error.usage);
+                tracing::warn!(%error, "the model gave no answer");
+                match (error.kind, last) {
+                    // In the time that is kept for it, the ending can still be asked for.
+                    (LlmErrorKind::Deadline, None) => memory.is_out_of_time = true,
+                    (LlmErrorKind::Deadline, Some(_)) => memory.last_turns = LAST_TURNS_MAX,
+                    (LlmErrorKind::Permanent | LlmErrorKind::Exhausted, _) => memory.failed = Some(error),
+                }
+                return Ok(());
+            }
+        };
+        let turn = self.recorded(points, answer);
+        if !turn.text.trim().is_empty() {
+            self.journal
+                .tell(Live::Says {
+                    text: cut(turn.text.clone(), LIVE_BYTES_MAX),
+                })
+                .await;
+        }
+        self.record(points, Point::Model(turn)).await
+    }
+
+    async fn request(&self, messages: &[Message], is_last: bool, until: Instant) -> Result<Answer, LlmError> {
+        let mut tools: Vec<ToolSpec> = if is_last { Vec::new() } else { self.toolbox.specs() };
+        tools.push(submit_findings::spec());
+        let begun = Instant::now();
+        let outcome = self
+            .provider
+            .answer(&Request {
+                system: prompt::SYSTEM,
+                goal: self.opening.goal,
+                messages,
+                tools: &tools,
+                must_call: is_last.then_some(submit_findings::NAME),
+                output_tokens_max: self.limits.output_tokens_max,
+                deadline: until,
+            })
+            .await;
+        let (name, usage) = match &outcome {
+            Ok(answer) => ("ok", answer.usage),
+            Err(error) => match error.kind {
+                LlmErrorKind::Permanent => ("refused", error.usage),
+                LlmErrorKind::Exhausted => ("exhausted", error.usage),
+                LlmErrorKind::Deadline => ("deadline", error.usage),
+            },
+        };
+        let (provider, model) = (self.provider.name(), self.provider.model());
+        self.metrics.llm_request(provider, model, name, begun.elapsed());
+        let tokens = Tokens {
+            input: usage.input_tokens,
+            output: usage.output_tokens,
+            cached: usage.cached_tokens,
+        };
+        self.metrics.llm_tokens(provider, model, tokens);
+        outcome
+    }
+
+    /// An answer as it is recorded: without secrets, bounded, and with calls that can be told apart.
+    fn recorded(&self, points: &[Point], answer: Answer) -> ModelTurn {
+        let mut known: Vec<String> = points
+            .iter()
+            .filter_map(|point| match point {
+                Point::Model(turn) => Some(turn.calls.iter().map(|call| call.id.clone())),
+                Point::Tool(_) => None,
+            })
+            .flatten()
+            .collect();
+        let text = cut(self.redactor.text(&answer.text), ANSWER_BYTES_MAX / 2);
+        let mut room = ANSWER_BYTES_MAX / 2;
+        let mut calls = Vec::new();
+        for (at, call) in answer.calls.into_iter().take(CALLS_PER_TURN_MAX).enumerate() {
+            let is_usable = (1..=100).contains(&call.id.len())
+                && call
+                    .id
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !known.contains(&call.id);
+            let id = if is_usable {
+                call.id
+            } else {
+                format!("call_{}_{at}", points.len())
+            };
+            known.push(id.clone());
+            let mut arguments = self.redactor.value(&call.arguments);
+            match room.checked_sub(arguments.to_string().len()) {
+                Some(left) => room = left,
+                None => arguments = json!({ MALFORMED: "too long" }),
+            }
+            // Providers refuse a conversation with a name that no tool can have.
+            let tool: String = call
+                .tool
+                .chars()
+                .filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c))
+                .take(64)
+                .collect();
+            let tool = if tool.is_empty() {
+                "unnamed".to_owned()
+            } else {
+                tool
+            };
+            calls.push(ToolCall { id, tool, arguments });
+        }
+        ModelTurn {
+            turn: Standing::of(points).turns + 1,
+            text,
+            calls,
+            stop_reason: answer.stop_reason,
+            usage: answer.usage,
+            at: clock::now(),
+        }
+    }
+
+    /// Runs calls at the same time, and records each result as it comes.
+    async fn run_calls(&self, points: &mut Vec<Point>, calls: Vec<ToolCall>) -> Result<(), Interrupted> {
+        let standing = Standing::of(points);
+        let is_cut = standing.stop() == Some(Stop::Length);
+        let room = self.limits.calls_max.saturating_sub(standing.calls) as usize;
+        let running = futures_util::stream::iter(calls.into_iter().enumerate())
+            .map(|(at, call)| self.run_call(call, is_cut, at < room))
+            .buffer_unordered(CALLS_AT_ONCE);
+        let mut running = std::pin::pin!(running);
+        while let Some(point) = self.unless_interrupted(running.next()).await? {
+            self.record(points, Point::Tool(point)).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_call(&self, call: ToolCall, is_cut: bool, is_in_budget: bool) -> ToolPoint {
+        let started_at = clock::now();
+        let not_run = |text: String| (text, true);
+        let time_left = self
+            .limits
+            .deadline
+            .saturating_duration_since(Instant::now())
+            .saturating_sub(self.limits.reserve);
+        let (text, is_error) = if is_cut {
+            not_run(format!(
+                "not run: your answer was cut off at the limit of {} tokens, so this call may be incomplete. Be shorter",
+                self.limits.output_tokens_max
+            ))
+        } else if call.tool == submit_findings::NAME {
+            let problems = submit_findings::problems(&call.arguments);
+            not_run(format!(
+                "the findings were not accepted: {}. Submit them again",
+                problems.join("; ")
+            ))
+        } else if !is_in_budget {
+            not_run(format!(
+                "not run: all {} tool calls are used",
+                self.limits.calls_max
+            ))
+        } else if time_left.is_zero() {
+            not_run("not run: the time for this step is nearly over".to_owned())
+        } else {
+            let arguments = cut(one_line("", &call.arguments), LIVE_BYTES_MAX);
+            self.journal
+                .tell(Live::ToolCall {
+                    tool: call.tool.clone(),
+                    arguments,
+                })
+                .await;
+            let given = self
+                .toolbox
+                .call(
+                    &call.tool,
+                    &call.arguments,
+                    time_left,
+                    self.redactor,
+                    self.metrics,
+                )
+                .await;
+            (given.text, given.is_error)
+        };
+        if prompt::suspicious(&text) {
+            tracing::warn!(
+                call = call.id,
+                tool = call.tool,
+                "a tool's result holds what looks like instructions"
+            );
+        }
+        ToolPoint {
+            call,
+            is_error,
+            text,
+            started_at,
+            at: clock::now(),
+        }
+    }
+
+    async fn record(&self, points: &mut Vec<Point>, point: Point) -> Result<(), Interrupted> {
+        let k = u32::try_from(points.len()).unwrap_or(u32::MAX);
+        if self.journal.write(k, &point).await? {
+            points.push(point);
+            return Ok(());
+        }
+        // Its record counts, not ours: both come to the same end, and only one pays.
+        Err(Interrupted::Failed(Failure::retry(
+            "another process is at this investigation",
+        )))
+    }
+
+    async fn unless_interrupted<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupted> {
+        tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => Err(Interrupted::Cancelled),
+            () = self.shutdown.cancelled() => Err(Interrupted::Failed(Failure::Retry {
+                after: Duration::from_millis(100),
+                reason: "the runner is shutting down".to_owned(),
+            })),
+            result = work => Ok(result),
+        }
+    }
+}
+
+fn used(standing: &Standing<'_>) -> u64 {
+    standing
+        .usage
+        .input_tokens
+        .saturating_add(standing.usage.output_tokens)
+}

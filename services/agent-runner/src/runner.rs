@@ -1,0 +1,400 @@
+//! What becomes of one task: settled already, refused, or investigated; and then a `done` fact.
+//!
+//! Invariants:
+//! - Nothing is asked of a model for an attempt that has a `done` fact, or for an execution that has ended.
+//! - A task that comes again goes on from what its transcript holds.
+//! - Once there is a result, a server that is away is waited for, as long as this process lives.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::{Blobs, Failure, Handler, Log, LogMessage, Written};
+use engine::fixgate::Gate;
+use protocol::{
+    Append, Body, Done, Fact, LaneAction, Outcome, StepError, StepFailure, Subject, Task, Timestamp, decode,
+    encode, lane::AgentWork, output::INLINE_BYTES_MAX, subjects,
+};
+use serde_json::Value;
+use service::{Config, Metrics, backoff, config::Secrets};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent::{Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal},
+    clock, llm,
+    redact::Redactor,
+    running::{InHand, Running},
+    tools::{Surroundings, Toolbox, cut::cut},
+};
+
+/// How soon a task comes again that this very process is at.
+const IN_HAND_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Bytes of the alert that the model gets to see.
+const ALERT_BYTES_MAX: usize = 32 * 1024;
+/// The part of a step's time that is reserved for its end at most.
+const RESERVE_PART: u32 = 3;
+/// Time that is kept for writing the result: at most this, and at most a tenth of the step's time.
+const MARGIN_MAX: Duration = Duration::from_secs(2);
+
+/// Performs agent tasks.
+pub struct Runner<L> {
+    /// The log.
+    pub log: L,
+    /// Large bodies.
+    pub blobs: Blobs,
+    /// The operator's limits.
+    pub config: Arc<Config>,
+    /// The operator's keys.
+    pub secrets: Secrets,
+    /// Takes out secrets.
+    pub redactor: Redactor,
+    /// What a fix may be.
+    pub gate: Gate,
+    /// Names this process in facts.
+    pub instance: String,
+    /// Counts.
+    pub metrics: Metrics,
+    /// What this process is at.
+    pub running: Running,
+    /// Cancelled when this process ends.
+    pub shutdown: CancellationToken,
+}
+
+/// What came of an attempt, before it is a fact.
+struct Came {
+    outcome: Outcome,
+    output: Option<Value>,
+    started_at: Timestamp,
+}
+
+impl Came {
+    fn failed(reason: StepFailure, message: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Failed(StepError {
+                reason,
+                message: message.into(),
+            }),
+            output: None,
+            started_at: clock::now(),
+        }
+    }
+}
+
+impl<L: Log> Handler for Runner<L> {
+    async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
+        self.metrics.delivery(bus::topology::AGENT.name, deliveries);
+        let task = read(&message.payload).map_err(Failure::reject)?;
+        let Some(in_hand) = self.running.enter(&task) else {
+            return Err(Failure::Retry {
+                after: IN_HAND_AGAIN_AFTER,
+                reason: "this process is at it already".to_owned(),
+            });
+        };
+        if self.is_settled(&task).await? {
+            return Ok(());
+        }
+        let work: AgentWork = match serde_json::from_value(task.work.clone()) {
+            Ok(work) => work,
+            Err(error) => {
+                let reason = format!("the work of the step {} cannot be read: {error}", task.step);
+                self.write_done(&task, Came::failed(StepFailure::DeadLetter, &reason))
+                    .await?;
+                return Err(Failure::Reject { reason });
+            }
+        };
+        let _running = self.metrics.step_running("agent");
+        let came = Box::pin(self.attempt(&task, &work, &in_hand)).await?;
+        self.write_done(&task, came).await
+    }
+
+    /// The task killed its runners again and again: the scheduler hears of it before it is set aside.
+    async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {
+        if let Ok(task) = read(&message.payload) {
+            let reason = format!(
+                "{trials} runners in a row were lost while they were at this step (killed, crashed or out of memory); \
+                 its task is among the dead letters (`fist get deadletters`)"
+            );
+            self.write_done(&task, Came::failed(StepFailure::DeadLetter, reason))
+                .await?;
+        }
+        self.metrics.dead_letter(bus::topology::AGENT.name);
+        Err(bus::consume::poison(&message, trials))
+    }
+}
+
+impl<L: Log> Runner<L> {
+    /// Whether there is nothing left to do: the attempt has its fact, or its execution is over.
+    async fn is_settled(&self, task: &Task) -> Result<bool, Failure> {
+        if self.log.last(&done_subject(task).to_string()).await?.is_some() {
+            return Ok(true);
+        }
+        let lane = subjects::lane_filter(&task.namespace, task.execution);
+        let Some(last) = self.log.last(&lane).await? else {
+            return Ok(false);
+        };
+        let append = decode::<Append>(&last.payload);
+        Ok(append.is_ok_and(|envelope| matches!(envelope.body.action, LaneAction::End(_))))
+    }
+
+    async fn attempt(&self, task: &Task, work: &AgentWork, in_hand: &InHand) -> Result<Came, Failure> {
+        let started_at = clock::now();
+        let failed = |message: String| {
+            Ok(Came {
+                started_at,
+                ..Came::failed(StepFailure::Agent, self.redactor.text(&message))
+            })
+        };
+        let choice = match llm::from_config(&work.llm_config, &self.config.llm, &self.secrets) {
+            Ok(choice) => choice,
+            Err(error) => return failed(error.to_string()),
+        };
+        let namespace = match work.fix_namespace.as_str() {
+            "" => task.namespace.as_str(),
+            namespace => namespace,
+        };
+        let agent = &self.config.agent;
+        let toolbox = Toolbox::from_config(
+            &work.tools,
+            &Surroundings {
+                tools: &self.config.tools,
+                output_bytes_max: agent.tool_output_bytes_max,
+                timeout_ms: agent.tool_timeout_ms,
+                env: &work.env,
+                namespace,
+            },
+        );
+        let toolbox = match toolbox {
+            Ok(toolbox) => toolbox,
+            Err(reason) => return failed(reason),
+        };
+        let limits = self.limits(task, &choice);
+        let goal = self.redactor.text(&work.goal);
+        let alert = work.alert.as_ref().map(|alert| {
+            let shown = serde_json::to_string_pretty(&self.redactor.value(alert)).unwrap_or_default();
+            cut(shown, ALERT_BYTES_MAX)
+        });
+        let journal = LogJournal {
+            log: &self.log,
+            blobs: &self.blobs,
+            task,
+        };
+        let investigation = Investigation {
+            provider: choice.provider.as_ref(),
+            toolbox: &toolbox,
+            journal: &journal,
+            redactor: &self.redactor,
+            metrics: &self.metrics,
+            opening: Opening {
+                goal: &goal,
+                alert: alert.as_deref(),
+                at: task.dispatched_at.to_string(),
+                namespace,
+                turns_max: limits.turns_max,
+                calls_max: limits.calls_max,
+            },
+            limits,
+            gate: &self.gate,
+            fix_namespace: namespace,
+            transcript_ref: subjects::attempt_turns_filter(
+                &task.namespace,
+                task.execution,
+                &task.step,
+                task.attempt,
+            ),
+            cancelled: &in_hand.cancelled,
+            shutdown: &self.shutdown,
+        };
+        let concluded = Box::pin(investigation.run()).await?;
+        Ok(self.came(task, work, concluded, started_at))
+    }
+
+    fn limits(&self, task: &Task, choice: &llm::Choice) -> Limits {
+        let agent = &self.config.agent;
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        // A workflow may ask for less, never for more.
+        let least = |asked: Option<u32>, allowed: u64| asked.unwrap_or(u32::MAX).min(count(allowed)).max(1);
+        let whole = task.deadline.since(task.dispatched_at);
+        let reserve = Duration::from_millis(agent.reserve_ms).min(whole / RESERVE_PART);
+        let reserve_ms = i64::try_from(reserve.as_millis()).unwrap_or(i64::MAX);
+        Limits {
+            turns_max: least(choice.turns_max, agent.turns_max),
+            calls_max: count(agent.tool_calls_max),
+            tokens_max: agent.tokens_max,
+            output_tokens_max: least(choice.output_tokens_max, agent.turn_output_tokens_max),
+            deadline: Instant::now() + task.deadline.since(clock::now()),
+            reserve,
+            reserve_begins: Timestamp::from_millis(task.deadline.as_millis().saturating_sub(reserve_ms)),
+            margin: MARGIN_MAX.min(whole / 10),
+        }
+    }
+
+    fn came(&self, task: &Task, work: &AgentWork, concluded: Concluded, started_at: Timestamp) -> Came {
+        let outcome = match &concluded.end {
+            End::Submitted => Outcome::Succeeded,
+            End::Short { reason, message } => {
+                let failure = match *reason {
+                    "cancelled" => StepFailure::Cancelled,
+                    "time" => StepFailure::Timeout,
+                    _ => StepFailure::Agent,
+                };
+                let is_failure =
+                    failure == StepFailure::Cancelled || work.fail_on_timeout || concluded.turns == 0;
+                let message = match failure {
+                    StepFailure::Timeout if concluded.turns == 0 => {
+                        format!(
+                            "timed out after {}, before the model had answered once: {message}",
+                            task.timeout
+                        )
+                    }
+                    StepFailure::Timeout => format!("timed out after {}: {message}", task.timeout),
+                    _ => message.clone(),
+                };
+                match is_failure {
+                    true => Outcome::Failed(StepError {
+                        reason: failure,
+                        message: self.redactor.text(&message),
+                    }),
+                    false => Outcome::Succeeded,
+                }
+            }
+        };
+        // Findings were redacted as they were recorded; texts that are our own may quote a provider.
+        let output = (concluded.turns > 0).then(|| self.redactor.value(&concluded.output));
+        Came {
+            outcome,
+            output,
+            started_at,
+        }
+    }
+
+    async fn body(&self, output: Value) -> Result<Body, Failure> {
+        let json = output.to_string();
+        if json.len() <= INLINE_BYTES_MAX {
+            return Ok(Body::Inline(output));
+        }
+        let preview = preview(&output, INLINE_BYTES_MAX / 2);
+        let blob = self.blobs.put(json.into()).await?;
+        Ok(Body::Blob { blob, preview })
+    }
+
+    /// Writes the fact.
+    async fn write_done(&self, task: &Task, came: Came) -> Result<(), Failure> {
+        let completed_at = clock::now();
+        let name = match &came.outcome {
+            Outcome::Succeeded => "Succeeded",
+            Outcome::Skipped { .. } => "Skipped",
+            Outcome::Failed(_) => "Failed",
+        };
+        self.metrics
+            .step_ended("agent", name, completed_at.since(came.started_at));
+        let output = match came.output {
+            Some(output) => Some(self.body(output).await?),
+            None => None,
+        };
+        let done = Fact::Done(Done {
+            step: task.step.clone(),
+            attempt: task.attempt,
+            outcome: came.outcome,
+            output,
+            started_at: came.started_at,
+            completed_at,
+            runner: self.instance.clone(),
+        });
+        let (subject, payload) = (done_subject(task), encode(completed_at, &done));
+        let mut waits = backoff::Policy::PATIENT.waits();
+        loop {
+            let error = match self.log.write_fact(&subject, payload.clone()).await {
+                Ok(Written::New(_)) => {
+                    tracing::info!(execution = %task.execution, step = %task.step, attempt = %task.attempt, outcome = name, "step ended");
+                    return Ok(());
+                }
+                Ok(Written::Already) => return Ok(()),
+                Err(error) => error,
+            };
+            if !error.is_transient() || self.shutdown.is_cancelled() {
+                return Err(error.into());
+            }
+            let wait = waits.next_wait();
+            tracing::warn!(%error, wait_ms = wait.as_millis(), "the result of a step waits for the log");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        }
+    }
+}
+
+fn done_subject(task: &Task) -> Subject {
+    Subject::Done(
+        task.namespace.clone(),
+        task.execution,
+        task.step.clone(),
+        task.attempt,
+    )
+}
+
+/// The task in a message of the queue.
+fn read(payload: &[u8]) -> Result<Task, String> {
+    let envelope = decode::<Append>(payload).map_err(|error| error.to_string())?;
+    match envelope.body.action {
+        LaneAction::Task(task) => Ok(*task),
+        LaneAction::Plan(_) | LaneAction::End(_) => {
+            Err("a message of the queue `agent` holds no task".to_owned())
+        }
+    }
+}
+
+/// The same output with long texts cut and long lists shortened, at most `bytes_max` of JSON.
+fn preview(output: &Value, bytes_max: usize) -> Value {
+    let mut text_bytes_max = 8 * 1024;
+    let mut items_max = 64;
+    loop {
+        let preview = shortened(output, text_bytes_max, items_max);
+        // Escapes can make text six times as long, so the limits are found by trying.
+        if items_max == 0 || preview.to_string().len() <= bytes_max {
+            return preview;
+        }
+        text_bytes_max /= 2;
+        items_max /= 2;
+    }
+}
+
+fn shortened(value: &Value, text_bytes_max: usize, items_max: usize) -> Value {
+    match value {
+        Value::String(text) => Value::String(cut(text.clone(), text_bytes_max)),
+        Value::Array(items) => items
+            .iter()
+            .take(items_max)
+            .map(|item| shortened(item, text_bytes_max, items_max))
+            .collect(),
+        Value::Object(fields) => Value::Object(
+            fields
+                .iter()
+                .map(|(key, value)| (key.clone(), shortened(value, text_bytes_max, items_max)))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_preview_keeps_the_shape_and_fits() {
+        let output = json!({
+            "summary": "\"".repeat(20_000), "confidence": 0.5,
+            "findings": (0..500).map(|n| format!("{n} {}", "x".repeat(500))).collect::<Vec<_>>(),
+        });
+        let preview = preview(&output, 32 * 1024);
+        assert!(preview.to_string().len() <= 32 * 1024);
+        assert_eq!(preview["confidence"], 0.5);
+        assert!(
+            preview["findings"]
+                .as_array()
+                .is_some_and(|findings| !findings.is_empty())
+        );
+    }
+}
