@@ -71,3 +71,44 @@ pub(crate) async fn sweep<L: Log>(
     }
     Ok(deleted)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use protocol::DispositionKind;
+
+    use super::*;
+    use crate::{
+        samples::{History, batch, disposition},
+        world::{World, mixed, service},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_what_is_over_and_old_goes() {
+        let world = World::new().await;
+        let store = world.sqlite("a.db").await;
+        // Of last January, by their own times.
+        let old = History::success("web", "old", 1);
+        let running = History::new("web", "still running", 21)
+            .start(&[("check", "cli")])
+            .task("check");
+        let mut before = old.batch();
+        before.changes.extend(running.batch().changes);
+        let alert = disposition(40, 1, 0, 1, DispositionKind::Started);
+        before.alerts = batch(std::slice::from_ref(&alert)).alerts;
+        store.apply(&before).await.unwrap();
+        let counts = store.alert_counts().await.unwrap();
+        world.write(&mixed(3)).await;
+        let projector = world.project(&store, 100);
+        world.drained().await;
+        projector.end().await;
+
+        let service = service(100);
+        // The log begins at 1, and so before all of these: alerts it might still hold are not counted out.
+        assert_eq!(sweep(&world.log, &*store, DAY, &service).await.unwrap(), 1);
+        assert_eq!(store.record(old.id).await.unwrap(), None);
+        assert_eq!(store.record(running.id).await.unwrap().unwrap(), running.fold());
+        assert_eq!(store.alert_counts().await.unwrap(), counts);
+        assert_eq!(sweep(&world.log, &*store, DAY, &service).await.unwrap(), 0);
+    }
+}

@@ -113,6 +113,32 @@ async fn without_the_database_executions_are_read_from_the_log_and_lists_say_why
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_does_not_hang_its_readers() {
+    let world = World::new().await;
+    // It takes connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://nobody@{}/none", silent.local_addr().unwrap());
+    let limits = crate::store::Limits {
+        acquire_timeout: Duration::from_secs(60),
+        ..Default::default()
+    };
+    let answerer = answerer(&world, crate::store::from_url(&url, limits).unwrap()).await;
+    let history = History::success("web", "a", 1);
+    world.write(&history.messages).await;
+    let began = std::time::Instant::now();
+    let (view, list) = tokio::join!(
+        execution(&answerer, history.id),
+        answerer.answer(Query::Executions(ExecutionFilter::default()))
+    );
+    assert_eq!(view.unwrap(), world.folded().await[&history.id]);
+    assert!(matches!(error(list), QueryError::Unavailable { message } if message.contains("did not answer")));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "askers have given up by then"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_database_answers_alone_for_what_the_log_no_longer_holds() {
     let world = World::new().await;
     let store = world.sqlite("a.db").await;

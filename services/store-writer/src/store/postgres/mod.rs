@@ -205,6 +205,11 @@ impl PostgresStore {
 
     async fn forget_now(&self, horizon: Horizon) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await.map_err(classify)?;
+        // Everything at once may take long, and is asked for by an operator who waits.
+        sqlx::query("SET LOCAL statement_timeout = 0")
+            .execute(&mut *tx)
+            .await
+            .map_err(classify)?;
         for sql in [
             "DELETE FROM executions WHERE (created_at >= timestamptz 'epoch' + $2 * interval '1 ms' AND start_seq >= $1) \
                 OR (created_at IS NULL AND last_seq >= $1)",
@@ -228,9 +233,11 @@ impl PostgresStore {
     ) -> Result<u64, StoreError> {
         let executions = sqlx::query(
             "DELETE FROM executions WHERE id IN \
-               (SELECT id FROM executions WHERE completed_at < timestamptz 'epoch' + $1 * interval '1 ms' \
+               (SELECT id FROM executions \
+                WHERE (created_at < timestamptz 'epoch' + $1 * interval '1 ms' \
+                       AND completed_at < timestamptz 'epoch' + $1 * interval '1 ms') \
                    OR (created_at IS NULL AND started_at < timestamptz 'epoch' + $1 * interval '1 ms') \
-                ORDER BY id LIMIT $2 FOR UPDATE)",
+                LIMIT $2 FOR UPDATE SKIP LOCKED)",
         )
         .bind(before.as_millis())
         .bind(i64::from(rows_max))
@@ -240,9 +247,9 @@ impl PostgresStore {
         .rows_affected();
         // Whole messages at a time, so that their count stays whole; what is deleted is counted by the same statement.
         let alerts: i64 = sqlx::query_scalar(
-            "WITH m AS (SELECT delivery_seq, received_at FROM alerts GROUP BY delivery_seq, received_at \
-                        HAVING received_at < timestamptz 'epoch' + $1 * interval '1 ms' AND MAX(seq) < $2 \
-                        ORDER BY received_at LIMIT $3), \
+            "WITH m AS (SELECT delivery_seq, received_at FROM alerts \
+                        WHERE received_at < timestamptz 'epoch' + $1 * interval '1 ms' \
+                        GROUP BY received_at, delivery_seq HAVING MAX(seq) < $2 ORDER BY received_at LIMIT $3), \
                   gone AS (DELETE FROM alerts USING m WHERE alerts.delivery_seq = m.delivery_seq \
                              AND alerts.received_at = m.received_at \
                            RETURNING alerts.delivery_seq, alerts.received_at, delivery_alerts, disposition), \

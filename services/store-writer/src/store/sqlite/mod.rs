@@ -206,7 +206,7 @@ impl SqliteStore {
         let mut tx = self.write().await?;
         let executions = sqlx::query(
             "DELETE FROM executions WHERE id IN \
-               (SELECT id FROM executions WHERE completed_at < ?1 \
+               (SELECT id FROM executions WHERE (created_at < ?1 AND completed_at < ?1) \
                    OR (created_at IS NULL AND started_at < ?1) LIMIT ?2)",
         )
         .bind(before.to_string())
@@ -222,8 +222,8 @@ impl SqliteStore {
             .map_err(classify)?;
         sqlx::query(
             "INSERT INTO leaving SELECT a.id FROM alerts a JOIN \
-               (SELECT delivery_seq, received_at FROM alerts GROUP BY delivery_seq, received_at \
-                HAVING received_at < ?1 AND MAX(seq) < ?2 ORDER BY received_at LIMIT ?3) m \
+               (SELECT delivery_seq, received_at FROM alerts WHERE received_at < ?1 \
+                GROUP BY received_at, delivery_seq HAVING MAX(seq) < ?2 ORDER BY received_at LIMIT ?3) m \
              USING (delivery_seq, received_at)",
         )
         .bind(before.to_string())
