@@ -1,0 +1,5 @@
+//! The scheduler as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    service::main_with("scheduler", scheduler::run)
+}
