@@ -8,6 +8,7 @@
 //!   both.
 #![warn(missing_docs)]
 
+pub mod attach;
 pub mod blobs;
 pub mod connect;
 pub mod consume;
@@ -23,6 +24,7 @@ pub mod started;
 pub mod testing;
 pub mod topology;
 
+pub use attach::{Attached, attach};
 pub use blobs::Blobs;
 pub use connect::{ConnectError, Connection, Settings};
 pub use consume::{Consume, Handler, consume};

@@ -142,21 +142,10 @@ impl Condition {
         self.comparisons().into_iter().map(|c| &c.path).collect()
     }
 
-    /// Compares, against the context that [`crate::context::Context`] builds.
+    /// Compares, against the context that [`crate::context::build`] makes.
     #[must_use]
     pub fn evaluate(&self, context: &Value) -> Evaluation {
         evaluate::evaluate(self, context)
-    }
-
-    /// What a conditional step leaves: `condition_met`, `condition`, `actual`, `message`.
-    #[must_use]
-    pub fn output(&self, evaluation: &Evaluation) -> Value {
-        serde_json::json!({
-            "condition_met": evaluation.met,
-            "condition": self.source,
-            "actual": evaluation.actual,
-            "message": evaluation.message,
-        })
     }
 
     /// What is legal here but surely not meant, as sentences.

@@ -12,7 +12,7 @@ use crate::nearest::{did_you_mean, nearest};
 pub(super) fn parse(source: &str) -> Result<Expr, ConditionError> {
     let tokens = tokens(source)?;
     let mut parser = Parser {
-        source,
+        chars: source.chars().collect(),
         tokens: &tokens,
         at: 0,
         end: source.chars().count(),
@@ -34,7 +34,7 @@ pub(super) fn parse(source: &str) -> Result<Expr, ConditionError> {
 }
 
 struct Parser<'s> {
-    source: &'s str,
+    chars: Vec<char>,
     tokens: &'s [Token],
     at: usize,
     end: usize,
@@ -90,7 +90,7 @@ impl Parser<'_> {
         let operator = self.operator(&path)?;
         let test = self.test(operator)?;
         let stop = self.tokens.get(self.at).map_or(self.end, |token| token.offset);
-        let text: String = self.source.chars().skip(start).take(stop - start).collect();
+        let text: String = self.chars[start..stop].iter().collect();
         let comparison = Expr::Compare(Comparison {
             path,
             test,

@@ -219,19 +219,6 @@ fn long_values_are_cut() {
 }
 
 #[test]
-fn a_step_leaves_what_was_decided_and_why() {
-    let condition = Condition::parse(" alert.severity == critical ").unwrap();
-    let output = condition.output(&condition.evaluate(&context()));
-    assert_eq!(
-        output,
-        json!({
-            "condition_met": true, "condition": "alert.severity == critical",
-            "actual": "critical", "message": "met: alert.severity is \"critical\"",
-        })
-    );
-}
-
-#[test]
 fn references_in_order() {
     let condition =
         Condition::parse("steps.check-api.output.a == 1 and not (alert.labels[\"x y\"] == steps)").unwrap();

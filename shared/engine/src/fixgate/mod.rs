@@ -13,6 +13,7 @@ mod tests;
 mod words;
 
 use grammar::{ALL, Flag, Grammar};
+use protocol::ids::Namespace;
 
 pub use provenance::Provenance;
 pub use words::parse;
@@ -116,6 +117,12 @@ impl Gate {
             if !command.trim().is_empty() {
                 provenance.check()?;
             }
+        }
+        // It comes from an alert's label, and so from anybody.
+        if let Err(error) = Namespace::new(context.namespace) {
+            return Err(Refusal::new(format!(
+                "the namespace it would run in cannot be one: {error}"
+            )));
         }
         let words = parse(command)?;
         let read = self.read(&words)?;

@@ -427,6 +427,24 @@ fn a_suggestion_needs_a_sound_investigation() {
 }
 
 #[test]
+fn an_alerts_label_is_no_way_round_the_gate() {
+    for namespace in ["", "a b", "--all-namespaces", "prod,other", "a/b", "*", "Prod"] {
+        let context = GateContext {
+            namespace,
+            provenance: None,
+        };
+        let all = Gate::new(&["delete pod".to_owned()], &["*".to_owned()]).unwrap();
+        for command in ["kubectl delete pod web-1", "kubectl delete pod web-1 -n prod"] {
+            let refusal = all.check(command, &context).unwrap_err().to_string();
+            assert!(
+                refusal.contains("is not a valid namespace"),
+                "{namespace}: {refusal}"
+            );
+        }
+    }
+}
+
+#[test]
 fn verbs_and_namespaces_are_configurable() {
     let verbs = ["delete  job".to_owned(), "rollout restart".to_owned()];
     let gate = Gate::new(&verbs, &["staging".to_owned()]).unwrap();

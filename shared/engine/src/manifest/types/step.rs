@@ -135,18 +135,6 @@ pub enum FixMode {
     Propose,
 }
 
-impl FixMode {
-    /// What becomes of a step's fix: where either the step or the configuration says `propose`,
-    /// nothing is run.
-    #[must_use]
-    pub fn of(step: Option<FixMode>, configured: FixMode) -> FixMode {
-        match (step, configured) {
-            (Some(FixMode::Propose), _) | (_, FixMode::Propose) => FixMode::Propose,
-            (Some(FixMode::Auto) | None, FixMode::Auto) => FixMode::Auto,
-        }
-    }
-}
-
 /// What happens when a condition is not met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -1,0 +1,89 @@
+//! What every service does with NATS before its work and beside it: connect, check that the topology is
+//! there, and report on the connection and the queues.
+//!
+//! Invariant: a service that cannot reach NATS at its start ends with the reason and the remedy; one that
+//! loses it later is not ready, goes on trying, and loses nothing.
+
+use std::time::Duration;
+
+use service::{Fatal, Service, config::Nats};
+
+use crate::{Blobs, Connection, Durable, Log, NatsLog, Settings, topology};
+
+/// How long to go on trying for the first connection: a NATS server that starts beside us takes seconds.
+const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often the connection and the queues are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What a service works with.
+#[derive(Clone)]
+pub struct Attached {
+    /// The connection.
+    pub connection: Connection,
+    /// The log over it.
+    pub log: NatsLog,
+    /// Large bodies.
+    pub blobs: Blobs,
+}
+
+/// Connects a service to its NATS server.
+///
+/// # Errors
+/// [`Fatal`] where the server cannot be reached within a minute or is too old, or where `fist nats init` has not
+/// been run.
+pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
+    service.health.expect("nats");
+    let settings = settings(&service.config.nats, service.name);
+    let connection = Connection::open(&settings)
+        .await
+        .map_err(|error| Fatal::new(error.to_string()))?;
+    topology::check(&connection)
+        .await
+        .map_err(|error| Fatal::new(error.to_string()))?;
+    let opened = |error: crate::LogError| Fatal::new(error.to_string());
+    let log = NatsLog::open(&connection).await.map_err(opened)?;
+    let blobs = Blobs::open(&connection).await.map_err(opened)?;
+    Ok(Attached {
+        connection,
+        log,
+        blobs,
+    })
+}
+
+/// How the configuration wants NATS to be reached, by a client of this name.
+pub fn settings(nats: &Nats, client_name: &str) -> Settings {
+    let password = nats
+        .password
+        .as_ref()
+        .map(|password| password.expose().to_owned());
+    Settings {
+        url: nats.url.clone(),
+        credentials_file: nats.credentials_file.clone(),
+        user_and_password: nats.user.clone().zip(password),
+        tls_ca_file: nats.tls_ca_file.clone(),
+        client_name: format!("fist {client_name}"),
+        attempt_time: Duration::from_millis(nats.connect_timeout_ms),
+        deadline: CONNECT_WITHIN,
+    }
+}
+
+/// Reports on the connection and on the queues of `durables`, for as long as it is polled.
+pub async fn look_after(service: &Service, log: &NatsLog, durables: &[Durable]) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let state = log.connection().is_connected();
+        let words = || "not connected; reconnecting".to_owned();
+        service.health.set("nats", state.then_some(()).ok_or_else(words));
+        for durable in durables {
+            if let Ok(queue) = log.consumer_state(durable).await {
+                let oldest = queue.oldest.map(|at| log.now().since(at)).unwrap_or_default();
+                service
+                    .metrics
+                    .queue(durable.name, queue.waiting + queue.in_flight, oldest);
+            }
+        }
+    }
+}
