@@ -14,7 +14,7 @@ use crate::connect::{SERVER_VERSION_MIN, is_new_enough};
 pub const SERVER_VERSION_PINNED: &str = "2.15.2";
 
 /// Versions that `scripts/nats-server` may have installed, newest first.
-const CACHED_VERSIONS: [&str; 2] = [SERVER_VERSION_PINNED, "2.15.1"];
+const CACHED_VERSIONS: [&str; 3] = [SERVER_VERSION_PINNED, "2.15.1", "2.15.0"];
 
 /// A nats-server that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
