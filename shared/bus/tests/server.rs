@@ -9,7 +9,7 @@ use bus::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use protocol::{ExecutionId, Namespace, Subject, TaskType, WorkflowName};
+use protocol::{Attempt, ExecutionId, Namespace, StepName, Subject, TaskType, WorkflowName};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -18,6 +18,10 @@ fn execution(n: u32) -> (Namespace, ExecutionId) {
         Namespace::default(),
         ExecutionId::derive(&["test", &n.to_string()]),
     )
+}
+
+fn step() -> StepName {
+    StepName::new("check").unwrap()
 }
 
 #[tokio::test]
@@ -144,46 +148,78 @@ async fn facts_and_followers_survive_a_killed_server() {
     );
 }
 
+/// Reads by index up to 1,024 subjects, in several answers when they are large; beyond that, by walking.
 #[tokio::test]
 async fn long_executions_are_read_whole() {
-    let (_server, connection) = TestNats::ready().await;
-    let log = NatsLog::open(&connection).await.unwrap();
-    let (namespace, id) = execution(2);
-    let (_, other) = execution(3);
-    let mut last = 0;
-    for n in 0..1500_u32 {
-        let written = log
-            .write_fact(
-                &Subject::CancelRequest(namespace.clone(), id, n),
-                vec![b'x'; 8000],
-            )
+    for facts in [700, 1500] {
+        let (_server, connection) = TestNats::ready().await;
+        let log = NatsLog::open(&connection).await.unwrap();
+        let (namespace, id) = execution(2);
+        let (_, other) = execution(3);
+        let mut last = 0;
+        for n in 0..facts {
+            let fact = Subject::CancelRequest(namespace.clone(), id, n);
+            log.write_fact(&fact, vec![b'x'; 8000]).await.unwrap();
+            let turn = Subject::Turn(namespace.clone(), id, step(), Attempt::FIRST, n);
+            log.write_fact(&turn, vec![b'z'; 10]).await.unwrap();
+            if n % 10 == 0 {
+                let command = Subject::Command(TaskType::cli(), namespace.clone(), id);
+                let Appended::At(seq) = log.append(&command, vec![b'y'; 100], last).await.unwrap() else {
+                    panic!("a conflict without another writer")
+                };
+                last = seq;
+                let fact = Subject::CancelRequest(namespace.clone(), other, n);
+                log.write_fact(&fact, Vec::new()).await.unwrap();
+            }
+        }
+        let messages = log.read_execution(&namespace, id).await.unwrap();
+        assert_eq!(messages.len(), (facts + facts / 10) as usize);
+        assert!(messages.is_sorted_by(|a, b| a.seq < b.seq));
+        let turns = log
+            .read_turns(&namespace, id, &step(), Attempt::FIRST)
             .await
             .unwrap();
-        assert!(matches!(written, Written::New(_)));
-        if n % 10 == 0 {
-            let appended = log
-                .append(
-                    &Subject::Command(TaskType::cli(), namespace.clone(), id),
-                    vec![b'y'; 100],
-                    last,
-                )
-                .await
-                .unwrap();
-            let Appended::At(seq) = appended else {
-                panic!("a conflict without another writer")
-            };
-            last = seq;
-            log.write_fact(&Subject::CancelRequest(namespace.clone(), other, n), Vec::new())
-                .await
-                .unwrap();
-        }
+        assert_eq!(turns.len(), facts as usize);
+        assert!(turns.is_sorted_by(|a, b| a.seq < b.seq));
+        let all = (facts * 2 + facts / 10 * 2) as usize;
+        assert_eq!(log.read_from(1, 10_000).await.unwrap().len(), all);
+        assert_eq!(log.read_from(all as u64 - 39, 100).await.unwrap().len(), 40);
+        assert!(log.read_from(all as u64 + 1, 40).await.unwrap().is_empty());
     }
-    let messages = log.read_execution(&namespace, id).await.unwrap();
-    assert_eq!(messages.len(), 1650);
-    assert!(messages.is_sorted_by(|a, b| a.seq < b.seq));
-    assert_eq!(log.read_from(1, 10_000).await.unwrap().len(), 1800);
-    assert_eq!(log.read_from(1701, 40).await.unwrap().len(), 40);
-    assert!(log.read_from(1801, 40).await.unwrap().is_empty());
+}
+
+/// What is acknowledged while others write is in the very next read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_see_what_was_acknowledged() {
+    let (_server, connection) = TestNats::ready().await;
+    let log = NatsLog::open(&connection).await.unwrap();
+    let writers: Vec<_> = (10..14)
+        .map(|n| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let (namespace, id) = execution(n);
+                let command = Subject::Command(TaskType::cli(), namespace.clone(), id);
+                let mut last = 0;
+                for n in 0..100 {
+                    let fact = Subject::CancelRequest(namespace.clone(), id, n);
+                    let Written::New(fact) = log.write_fact(&fact, b"{}".to_vec()).await.unwrap() else {
+                        panic!("it was there")
+                    };
+                    let Appended::At(seq) = log.append(&command, b"{}".to_vec(), last).await.unwrap() else {
+                        panic!("a conflict without another writer")
+                    };
+                    last = seq;
+                    let seqs: Vec<_> = log.read_execution(&namespace, id).await.unwrap();
+                    let newest: Vec<_> = seqs.iter().rev().take(2).map(|message| message.seq).collect();
+                    assert_eq!(newest, [seq, fact]);
+                    assert_eq!(seqs.len(), 2 * (n as usize + 1));
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
 }
 
 #[tokio::test]

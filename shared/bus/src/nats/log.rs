@@ -53,9 +53,6 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 /// Most messages of one [`Log::read_from`].
 const READ_MESSAGES_MAX: usize = 10_000;
 
-/// Messages of one execution or attempt; a thousand steps make a few thousand.
-const EXECUTION_MESSAGES_MAX: usize = 100_000;
-
 impl NatsLog {
     /// Opens the log on `connection`. The streams must be there: see [`crate::topology::check`].
     ///
@@ -241,25 +238,10 @@ impl Log for NatsLog {
         namespace: &Namespace,
         execution: ExecutionId,
     ) -> Result<Vec<LogMessage>, LogError> {
-        let log = &self.inner.log;
-        // The lane first: what it names was in the log before it, so the facts read afterwards hold it.
-        let lane = log
-            .all(
-                &subjects::lane_filter(namespace, execution),
-                1,
-                EXECUTION_MESSAGES_MAX,
-            )
-            .await?;
-        let facts = log
-            .all(
-                &subjects::facts_filter(namespace, execution),
-                1,
-                EXECUTION_MESSAGES_MAX,
-            )
-            .await?;
-        let mut messages: Vec<LogMessage> = lane.into_iter().chain(facts).map(|raw| raw.message).collect();
-        messages.sort_unstable_by_key(|message| message.seq);
-        Ok(messages)
+        let facts = subjects::facts_filter(namespace, execution);
+        let lane = subjects::lane_filter(namespace, execution);
+        let messages = self.inner.log.moment(&facts, &lane).await?;
+        Ok(messages.into_iter().map(|raw| raw.message).collect())
     }
 
     async fn read_turns(
@@ -270,7 +252,7 @@ impl Log for NatsLog {
         attempt: Attempt,
     ) -> Result<Vec<LogMessage>, LogError> {
         let filter = subjects::attempt_turns_filter(namespace, execution, step, attempt);
-        let turns = self.inner.log.all(&filter, 1, EXECUTION_MESSAGES_MAX).await?;
+        let turns = self.inner.log.write_once(&filter).await?;
         Ok(turns.into_iter().map(|raw| raw.message).collect())
     }
 

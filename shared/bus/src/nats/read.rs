@@ -1,16 +1,18 @@
 //! Reads of a stream without a consumer: batched direct gets, followed to their end.
 //!
 //! Invariants:
-//! - A read is whole or an error: every batch must end with the server's own end mark, and each message
+//! - A read is whole or an error: every answer must end with the server's own end mark, and each message
 //!   names the one before it.
+//! - Reads of one execution go by the server's index of subjects. Searching by wildcard walks the blocks of
+//!   the whole stream once that holds more than 64 Ki subjects: 180 ms at 400,000 messages against 1.
 //! - What was acknowledged before the read began, it holds. With more than one replica a direct get may be
 //!   answered by one that lags, so there the leader is asked for the last sequence afterwards.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use async_nats::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use protocol::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
@@ -55,11 +57,16 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How long a read may go on trying.
 const READ_TIME: Duration = Duration::from_secs(10);
 
-/// What a batch brought.
-struct Batch {
+/// What one request brought.
+#[derive(Debug, Default)]
+struct Answer {
     messages: Vec<Raw>,
-    /// Messages on the filter that are still to come.
+    /// Messages that are still to come.
     pending: u64,
+    /// Where a request for the last of each subject looked up to.
+    up_to: u64,
+    /// Whether the server refused, because there are more than it gives at once.
+    is_too_much: bool,
 }
 
 impl Reader {
@@ -72,40 +79,105 @@ impl Reader {
         }
     }
 
-    /// All messages on `filter` from `first_seq` on, at most `max`.
+    /// All messages on `filter` from `first_seq` on, at most `max`, by walking the stream. For filters that
+    /// most messages are on: for others the server searches block by block, which takes the longer the
+    /// larger the stream is.
     pub(crate) async fn all(&self, filter: &str, first_seq: u64, max: usize) -> Result<Vec<Raw>, LogError> {
-        let deadline = Instant::now() + READ_TIME;
-        loop {
-            let error = match self.all_once(filter, first_seq, max).await {
-                Ok(messages) => match self.is_behind(filter, &messages, max).await {
-                    Ok(false) => return Ok(messages),
-                    Ok(true) => LogError::unavailable(
-                        format!("read {filter}"),
-                        "the replica that answered lags behind",
-                    ),
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
-            let pause = Duration::from_millis(20) + crate::jitter::up_to(Duration::from_millis(80));
-            if !error.is_transient() || Instant::now() + pause >= deadline {
-                return Err(error);
+        repeatedly(|| async {
+            let messages = self.walk(filter, first_seq, max).await?;
+            let last_read = messages.last().map_or(0, |raw| raw.message.seq);
+            if messages.len() < max {
+                self.check_lag(filter, last_read).await?;
             }
-            tokio::time::sleep(pause).await;
+            Ok(messages)
+        })
+        .await
+    }
+
+    /// All messages on `filter`, of which no subject holds more than one. The server finds them by its index.
+    pub(crate) async fn write_once(&self, filter: &str) -> Result<Vec<Raw>, LogError> {
+        repeatedly(|| async {
+            let Some((messages, _)) = self.last_of_each(&[filter]).await? else {
+                return self.walk(filter, 1, usize::MAX).await;
+            };
+            self.check_lag(filter, messages.last().map_or(0, |raw| raw.message.seq))
+                .await?;
+            Ok(messages)
+        })
+        .await
+    }
+
+    /// All messages on `once`, of which no subject holds more than one, and on `lane`, of which few subjects
+    /// hold many: as they were at one moment, in stream order.
+    pub(crate) async fn moment(&self, once: &str, lane: &str) -> Result<Vec<Raw>, LogError> {
+        repeatedly(|| self.moment_once(once, lane)).await
+    }
+
+    async fn moment_once(&self, once: &str, lane: &str) -> Result<Vec<Raw>, LogError> {
+        let (messages, lane_last, once_last) = match self.last_of_each(&[lane, once]).await? {
+            Some((newest, up_to)) => {
+                let once_prefix = once.trim_end_matches('>');
+                let (facts, ends): (Vec<Raw>, Vec<Raw>) = newest
+                    .into_iter()
+                    .partition(|raw| raw.message.subject.starts_with(once_prefix));
+                let subjects =
+                    try_join_all(ends.iter().map(|end| self.whole_subject(&end.message, up_to))).await?;
+                let lane_last = ends.last().map_or(0, |end| end.message.seq);
+                let once_last = facts.last().map_or(0, |fact| fact.message.seq);
+                let messages = subjects.into_iter().flatten().chain(facts).collect();
+                (messages, lane_last, once_last)
+            }
+            // More than the server gives at once. The lane first: what it names was in the log before it, so
+            // that the facts read afterwards hold it.
+            None => {
+                let mut messages = self.walk(lane, 1, usize::MAX).await?;
+                let lane_last = messages.last().map_or(0, |raw| raw.message.seq);
+                let facts = self.walk(once, 1, usize::MAX).await?;
+                let once_last = facts.last().map_or(0, |raw| raw.message.seq);
+                messages.extend(facts);
+                (messages, lane_last, once_last)
+            }
+        };
+        self.check_lag(lane, lane_last).await?;
+        self.check_lag(once, once_last).await?;
+        let mut messages: Vec<Raw> = messages;
+        messages.sort_unstable_by_key(|raw| raw.message.seq);
+        Ok(messages)
+    }
+
+    /// All messages on the subject of `last` up to `up_to`, of which `last` is the last.
+    async fn whole_subject(&self, last: &LogMessage, up_to: u64) -> Result<Vec<Raw>, LogError> {
+        let mut messages = self.walk(&last.subject, 1, usize::MAX).await?;
+        messages.retain(|raw| raw.message.seq <= up_to);
+        if messages.last().map(|raw| raw.message.seq) == Some(last.seq) {
+            Ok(messages)
+        } else {
+            Err(LogError::unavailable(
+                format!("read {}", last.subject),
+                "two answers differ; one was of a replica that lags behind",
+            ))
         }
     }
 
-    async fn all_once(&self, filter: &str, first_seq: u64, max: usize) -> Result<Vec<Raw>, LogError> {
+    async fn walk(&self, filter: &str, first_seq: u64, max: usize) -> Result<Vec<Raw>, LogError> {
         let mut messages = Vec::new();
         let mut next_seq = first_seq.max(1);
+        let mut announced = false;
         while messages.len() < max {
             // At least two: a batch of one is answered without an end mark when there is none.
             let wanted = (max - messages.len()).clamp(2, BATCH_MESSAGES_MAX);
-            let batch = self.batch(filter, next_seq, wanted).await?;
-            let Some(last) = batch.messages.last() else { break };
+            let request = json!({"seq": next_seq, "next_by_subj": filter, "batch": wanted, "max_bytes": BATCH_BYTES_MAX});
+            let answer = self.ask(request, filter).await?;
+            let Some(last) = answer.messages.last() else {
+                if announced {
+                    return Err(unavailable(filter, "more was announced than came"));
+                }
+                break;
+            };
             next_seq = last.message.seq + 1;
-            messages.extend(batch.messages);
-            if batch.pending == 0 {
+            announced = answer.pending > 0;
+            messages.extend(answer.messages);
+            if !announced {
                 break;
             }
         }
@@ -113,16 +185,41 @@ impl Reader {
         Ok(messages)
     }
 
-    async fn batch(&self, filter: &str, next_seq: u64, wanted: usize) -> Result<Batch, LogError> {
+    /// The last message of each subject on any of `filters`, in stream order, and up to where that looked;
+    /// `None` where there are more than the server gives at once.
+    async fn last_of_each(&self, filters: &[&str]) -> Result<Option<(Vec<Raw>, u64)>, LogError> {
+        let what = filters.join(", ");
+        let mut messages: Vec<Raw> = Vec::new();
+        let mut up_to = 0;
+        loop {
+            let next_seq = messages.last().map_or(0, |raw| raw.message.seq + 1);
+            let request = json!({
+                "multi_last": filters, "seq": next_seq, "up_to_seq": up_to, "max_bytes": BATCH_BYTES_MAX,
+            });
+            let answer = self.ask(request, &what).await?;
+            if answer.is_too_much {
+                return Ok(None);
+            }
+            let is_empty = answer.messages.is_empty();
+            up_to = answer.up_to.max(up_to);
+            messages.extend(answer.messages);
+            if answer.pending == 0 {
+                return Ok(Some((messages, up_to)));
+            }
+            if is_empty {
+                return Err(unavailable(&what, "more was announced than came"));
+            }
+        }
+    }
+
+    /// Sends one request for several messages, and takes the answer to its end mark.
+    async fn ask(&self, request: serde_json::Value, what: &str) -> Result<Answer, LogError> {
         let client = &self.api.connection.client;
-        let fail = |reason: &dyn std::fmt::Display| LogError::unavailable(format!("read {filter}"), reason);
         let inbox = client.new_inbox();
-        let mut answers = client
+        let mut incoming = client
             .subscribe(inbox.clone())
             .await
-            .map_err(|error| fail(&error))?;
-        let request =
-            json!({"seq": next_seq, "next_by_subj": filter, "batch": wanted, "max_bytes": BATCH_BYTES_MAX});
+            .map_err(|error| unavailable(what, error))?;
         client
             .publish_with_reply(
                 format!("$JS.API.DIRECT.GET.{}", self.stream),
@@ -130,60 +227,69 @@ impl Reader {
                 request.to_string().into(),
             )
             .await
-            .map_err(|error| fail(&error))?;
-        let mut messages: Vec<Raw> = Vec::new();
+            .map_err(|error| unavailable(what, error))?;
+        let mut answer = Answer::default();
         loop {
-            let answer = match timeout(REQUEST_TIME, answers.next()).await {
-                Ok(Some(answer)) => answer,
-                Ok(None) => return Err(fail(&"the connection was closed")),
-                Err(_) => return Err(fail(&"no answer in time")),
+            let message = match timeout(REQUEST_TIME, incoming.next()).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(unavailable(what, "the connection was closed")),
+                Err(_) => return Err(unavailable(what, "no answer in time")),
             };
-            match answer.status {
-                None | Some(StatusCode::OK) => {
-                    let headers = answer.headers.unwrap_or_default();
-                    let before = number(&headers, header::NATS_LAST_SEQUENCE);
-                    let expected = messages.last().map_or(0, |raw| raw.message.seq);
-                    if before != Some(expected) {
-                        return Err(fail(&"a message of the answer was lost on the way"));
+            let headers = message.headers.unwrap_or_default();
+            let before = answer.messages.last().map_or(0, |raw| raw.message.seq);
+            let follows = number(&headers, header::NATS_LAST_SEQUENCE) == Some(before);
+            match message.status.map(|status| status.as_u16()) {
+                None | Some(OK) => {
+                    if !follows {
+                        return Err(unavailable(what, "a message of the answer was lost on the way"));
                     }
-                    messages.push(
-                        raw(headers, answer.payload)
-                            .ok_or_else(|| fail(&"an answer without its sequence"))?,
-                    );
+                    let raw = raw(headers, message.payload)
+                        .ok_or_else(|| unavailable(what, "an answer without its sequence"))?;
+                    answer.messages.push(raw);
                 }
-                Some(StatusCode::NOT_FOUND) => return Ok(Batch { messages, pending: 0 }),
-                Some(status) if status.as_u16() == END_OF_BATCH => {
-                    let headers = answer.headers.unwrap_or_default();
-                    let last = messages.last().map_or(0, |raw| raw.message.seq);
-                    if number(&headers, header::NATS_LAST_SEQUENCE) != Some(last) {
-                        return Err(fail(&"a message of the answer was lost on the way"));
+                Some(END_OF_BATCH) => {
+                    if !follows {
+                        return Err(unavailable(what, "a message of the answer was lost on the way"));
                     }
-                    let pending = number(&headers, "Nats-Num-Pending").unwrap_or(0);
-                    return Ok(Batch { messages, pending });
+                    answer.pending = number(&headers, "Nats-Num-Pending").unwrap_or(0);
+                    answer.up_to = number(&headers, "Nats-UpTo-Sequence").unwrap_or(0);
+                    return Ok(answer);
                 }
-                Some(StatusCode::NO_RESPONDERS) => {
-                    return Err(fail(&format!("{} has no leader just now", self.stream)));
+                // The server folds the failure to load a message into the same status, with other words.
+                Some(NOT_FOUND)
+                    if answer.messages.is_empty() && is_none(message.description.as_deref(), &request) =>
+                {
+                    return Ok(answer);
+                }
+                Some(TOO_MUCH) => {
+                    answer.is_too_much = true;
+                    return Ok(answer);
+                }
+                Some(NO_RESPONDERS) => {
+                    return Err(unavailable(
+                        what,
+                        format!("{} has no leader just now", self.stream),
+                    ));
                 }
                 Some(status) => {
-                    return Err(fail(&format!(
-                        "{status} {}",
-                        answer.description.unwrap_or_default()
-                    )));
+                    let words = message.description.unwrap_or_default();
+                    return Err(unavailable(what, format!("{status} {words}")));
                 }
             }
         }
     }
 
-    /// Whether the leader has more on `filter` than a read brought.
-    async fn is_behind(&self, filter: &str, messages: &[Raw], max: usize) -> Result<bool, LogError> {
-        if !self.may_lag || messages.len() == max {
-            return Ok(false);
+    /// An error when the leader has more on `filter` than a read brought, which went to `last_read`.
+    async fn check_lag(&self, filter: &str, last_read: u64) -> Result<(), LogError> {
+        if self.may_lag
+            && self
+                .leader_last(filter)
+                .await?
+                .is_some_and(|last| last > last_read)
+        {
+            return Err(unavailable(filter, "the replica that answered lags behind"));
         }
-        let last_read = messages.last().map_or(0, |raw| raw.message.seq);
-        Ok(self
-            .leader_last(filter)
-            .await?
-            .is_some_and(|last| last > last_read))
+        Ok(())
     }
 
     /// The sequence of the newest message on `filter`, as the leader has it.
@@ -257,8 +363,40 @@ impl Reader {
     }
 }
 
-/// The status of a batch's end mark.
+// Statuses of an answer.
+const OK: u16 = 200;
 const END_OF_BATCH: u16 = 204;
+const NOT_FOUND: u16 = 404;
+const TOO_MUCH: u16 = 413;
+const NO_RESPONDERS: u16 = 503;
+
+/// Whether "not found" means that there is none, rather than that one could not be loaded.
+fn is_none(description: Option<&str>, request: &serde_json::Value) -> bool {
+    request.get("multi_last").is_none() || description == Some("No Results")
+}
+
+fn unavailable(what: &str, reason: impl std::fmt::Display) -> LogError {
+    LogError::unavailable(format!("read {what}"), reason)
+}
+
+/// Repeats a read until it is whole, or [`READ_TIME`] is over.
+async fn repeatedly<T, F: Future<Output = Result<T, LogError>>>(
+    mut read: impl FnMut() -> F,
+) -> Result<T, LogError> {
+    let deadline = Instant::now() + READ_TIME;
+    loop {
+        let error = match read().await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let pause = Duration::from_millis(20) + crate::jitter::up_to(Duration::from_millis(80));
+        if !error.is_transient() || Instant::now() + pause >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(%error, "reading again");
+        tokio::time::sleep(pause).await;
+    }
+}
 
 /// The last of a header's values: the server adds its own behind those that the writer sent.
 fn number(headers: &HeaderMap, name: impl header::IntoHeaderName) -> Option<u64> {
