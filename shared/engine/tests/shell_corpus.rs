@@ -760,3 +760,204 @@ proptest! {
         prop_assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 }
+
+/// Pieces of shell that authors put together, in any order, with values among them. The function
+/// is never called: it could call itself.
+const PIECES: [&str; 117] = [
+    "§",
+    "§",
+    "§",
+    "§",
+    "§",
+    "§",
+    " § ",
+    " § ",
+    "\"§\"",
+    "'§'",
+    " ",
+    " ",
+    "\n",
+    "\n",
+    ";",
+    "; ",
+    " && ",
+    " || ",
+    " | ",
+    " & ",
+    "(",
+    ")",
+    "$(",
+    "\"$(",
+    ")\"",
+    "`",
+    "\"",
+    "\"",
+    "'",
+    "'",
+    "\\",
+    "\\\n",
+    "#",
+    " # ",
+    "$",
+    "$x",
+    "\"$x\"",
+    "${x}",
+    "${x:-a}",
+    "${x:-",
+    "}",
+    "{",
+    "{ ",
+    " }",
+    "{a,",
+    "}",
+    "$((",
+    "))",
+    "$(( 1 + ",
+    " ))",
+    "((",
+    "[[ ",
+    " ]]",
+    "[ ",
+    " ]",
+    "=",
+    "x=",
+    " x=",
+    "y=\"$x\" ",
+    "export x=",
+    "local ",
+    "$'",
+    "$\"",
+    "a",
+    "a b",
+    "~",
+    "*",
+    "?",
+    "!",
+    " ! ",
+    "-",
+    " -c ",
+    " -- ",
+    "<",
+    ">",
+    " >f ",
+    " 2>&1 ",
+    "2>",
+    "&>",
+    "<<<",
+    "<(",
+    ">|",
+    "<<EOF",
+    "<<'EOF'",
+    "<<-EOF",
+    "<<EOF\n",
+    "\nEOF\n",
+    "EOF",
+    "\n\tEOF\n",
+    " <<E\n§\nE\n",
+    "if true; then ",
+    "; fi",
+    "\nfi\n",
+    "for x in ",
+    "; do ",
+    "; done",
+    "while false; do ",
+    "case § in ",
+    "case x in ",
+    ") ",
+    ";; ",
+    " *) ",
+    " esac",
+    "f() { ",
+    "echo ",
+    "printf %s ",
+    "./argv ",
+    "cat ",
+    "eval ",
+    "sh -c ",
+    "sh ",
+    "bash -s ",
+    "env ",
+    "exec ",
+    "xargs ",
+    "set -- ",
+    "$1",
+];
+
+/// Values that run something wherever they are read as code.
+const BOMBS: [&str; 16] = [
+    "$(touch canary)",
+    "`touch canary`",
+    "'; touch canary; '",
+    "\"; touch canary; \"",
+    "; touch canary;",
+    "\ntouch canary\n",
+    "touch canary",
+    "a[$(touch canary)]",
+    "EOF\ntouch canary\n",
+    "') touch canary ;('",
+    ")\ntouch canary\n(",
+    "\\\ntouch canary\n",
+    "'\"'\"'; touch canary #",
+    "}; touch canary; {",
+    "x) touch canary;;",
+    "' \" $(touch canary) \" '",
+];
+
+/// Puts templates together at random and runs what the engine admits: the canary must stay away.
+fn try_pieces(seed: u64, count: usize, directory: &Path) -> (usize, Vec<String>) {
+    let mut state = seed;
+    let mut next = |below: usize| {
+        // xorshift64: enough for choosing pieces, and the same everywhere.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let shells = shells();
+    let (mut admitted, mut failures) = (0, Vec::new());
+    for _ in 0..count {
+        let length = 2 + next(9);
+        let source: String = (0..length).map(|_| PIECES[next(PIECES.len())]).collect();
+        if !source.contains('§') {
+            continue;
+        }
+        let Ok(template) = compile(&source) else { continue };
+        let bomb = BOMBS[next(BOMBS.len())];
+        let Ok(command) = render(&template, bomb) else {
+            continue;
+        };
+        admitted += 1;
+        for (_, shell) in &shells {
+            run(shell, directory, &command);
+            if directory.join("canary").exists() {
+                std::fs::remove_file(directory.join("canary")).unwrap();
+                failures.push(format!("{shell:?}: {source:?} with {bomb:?} ran {command:?}"));
+            }
+        }
+    }
+    (admitted, failures)
+}
+
+#[test]
+fn whatever_is_admitted_runs_no_value() {
+    // More with FUZZ_TEMPLATES=100000, from another place with FUZZ_SEED=2.
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
+    let (count, seed) = (number("FUZZ_TEMPLATES", 3_000), number("FUZZ_SEED", 1));
+    let directory = directory();
+    let (admitted, failures) = try_pieces(
+        seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        usize::try_from(count).unwrap(),
+        directory.path(),
+    );
+    eprintln!("seed {seed}: {admitted} of {count} templates were admitted and run");
+    assert!(
+        admitted > 20,
+        "hardly any template was admitted: the test tries nothing"
+    );
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

@@ -16,6 +16,8 @@ pub(super) struct Word {
     pub is_quoted: bool,
     /// It holds an expansion (`$x`, `$( )`), quoted or not.
     pub is_dynamic: bool,
+    /// It begins with an expansion, and so with anything.
+    pub starts_dynamic: bool,
     /// It holds an expansion outside quotes, which may become no word, or many.
     pub may_split: bool,
     pub has_value: bool,
@@ -55,10 +57,10 @@ impl Word {
         (!self.is_dynamic && !self.has_value && !self.is_cut).then_some(self.text.as_str())
     }
 
-    /// Adds a literal character, of which the first `keep` bytes matter. Behind a value or an
-    /// expansion none does: the word is no name any more.
+    /// Adds a literal character, of which the first `keep` bytes matter. Behind a value
+    /// none does: the word is no name any more.
     pub fn push(&mut self, c: char, keep: usize) {
-        if self.has_value || self.is_dynamic {
+        if self.has_value {
             self.is_begun = true;
         } else if self.text.len() < keep {
             self.text.push(c);
@@ -386,7 +388,20 @@ impl Command {
         if word.assigns.is_some() && self.may_assign() {
             return Event::None;
         }
-        let Some(name) = word.literal() else {
+        // `"$dir"/program` names its program; a name put together otherwise could become any.
+        let in_directory = word.is_dynamic && !word.has_value && !word.is_cut && word.text.contains('/');
+        if word.is_dynamic && !word.text.is_empty() && !in_directory {
+            self.mode = Mode::Refused(
+                "the name of this command is put together, and could become one that reads code; write it out",
+            );
+            return Event::None;
+        }
+        let literal = if in_directory {
+            Some(word.text.as_str())
+        } else {
+            word.literal()
+        };
+        let Some(name) = literal else {
             if word.may_split {
                 // It may expand to nothing, and then the next word is the name.
                 self.mode = Mode::NameBehind { assigns: false };
@@ -627,7 +642,8 @@ impl Reading {
             self.given = true;
             return false;
         }
-        if word.may_split && self.is_positional() {
+        let may_be_option = word.starts_dynamic && self.expects_options() && !word.text.contains('/');
+        if (word.may_split || may_be_option) && self.is_positional() {
             self.uncertain = true;
         }
         if self.expects_options() {

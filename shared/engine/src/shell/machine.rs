@@ -312,6 +312,7 @@ impl Machine {
         if belongs_to_word == Some(true)
             && let Some(word) = self.word()
         {
+            word.starts_dynamic |= !word.is_begun && word.text.is_empty();
             word.is_dynamic = true;
             word.may_split |= is_bare;
         }

@@ -136,6 +136,13 @@ fn what_is_read_twice_or_begins_a_command() {
             "$KUBECTL get pod {{v}}",
             "\"sh\" -c '{{v}}'",
             "s\\h -c '{{v}}'",
+            "\"$x\"eval {{v}}",
+            "$x\"sh\" -c {{v}}",
+            "\"$BIN\"/sh -c {{v}}",
+            "\"$BIN/kubectl\" get pod {{v}}",
+            "sh \"$OPT\" 'echo {{v}}'",
+            "sh \"$DIR/run.sh\" {{v}}",
+            "env \"$x\"eval {{v}}",
             "if sh -c '{{v}}'; then :; fi",
             "x=$(sh -c \"echo {{v}}\")",
             "sh -c \"echo $(printf %s {{v}})\"",
@@ -369,6 +376,20 @@ fn what_is_read_twice_or_begins_a_command() {
               => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
             s\h -c '{{v}}'
               => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+            "$x"eval {{v}}
+              => invalid: the name of this command is put together, and could become one that reads code; write it out
+            $x"sh" -c {{v}}
+              => invalid: the name of this command is put together, and could become one that reads code; write it out
+            "$BIN"/sh -c {{v}}
+              => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+            "$BIN/kubectl" get pod {{v}}
+              => "$BIN/kubectl" get pod 'V'
+            sh "$OPT" 'echo {{v}}'
+              => invalid: with these options it cannot be told which words are read as code; write them so that each stands by itself, and the value behind them
+            sh "$DIR/run.sh" {{v}}
+              => sh "$DIR/run.sh" 'V'
+            env "$x"eval {{v}}
+              => invalid: with these options it cannot be told which words are read as code; write them so that each stands by itself, and the value behind them
             if sh -c '{{v}}'; then :; fi
               => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
             x=$(sh -c "echo {{v}}")
@@ -782,6 +803,10 @@ fn branches_and_loops() {
             "{% set x %}a{% endset %}echo {{ x }}",
             "{% filter upper %}echo {{v}}{% endfilter %}",
             "{% filter lower %}EVAL {% endfilter %}{{v}}",
+            "{% filter replace(from='X', to=source?.data?.v | default(value='x')) %}echo X{% endfilter %} {{v}}",
+            "{% filter replace(from='X', to='y') %}echo X{% endfilter %} {{v}}",
+            "{% filter trim %} echo {% endfilter %} {{v}}",
+            "{% set x | replace(from='a', to=source.data.v) %}a{% endset %}echo {{ x }}",
             "echo {% raw %}{{v}}{% endraw %} {{v}}",
             "echo {{ source.data.missing }}",
             "{{- \" \" -}} echo {{v}}",
@@ -821,6 +846,14 @@ fn branches_and_loops() {
               => invalid: in a command, `{% filter %}` may not hold an expression, since what it prints could be changed after it was escaped; give the filter to the expression itself: `{{ value | filter }}`
             {% filter lower %}EVAL {% endfilter %}{{v}}
               => invalid: `eval` reads this as code once more, so that escaping it for the shell is not enough; call the command directly, with the value as one of its arguments
+            {% filter replace(from='X', to=source?.data?.v | default(value='x')) %}echo X{% endfilter %} {{v}}
+              => invalid: in a command, the filters of a section may not read values: these would become the command's own text; give the filter to the expression itself: `{{ value | filter }}`
+            {% filter replace(from='X', to='y') %}echo X{% endfilter %} {{v}}
+              => echo y 'V'
+            {% filter trim %} echo {% endfilter %} {{v}}
+              => echo 'V'
+            {% set x | replace(from='a', to=source.data.v) %}a{% endset %}echo {{ x }}
+              => echo 'V'
             echo {% raw %}{{v}}{% endraw %} {{v}}
               => echo {{ source.data.v }} 'V'
             echo {{ source.data.missing }}

@@ -15,6 +15,9 @@ const STATES_MAX: usize = 128;
 /// Times a loop's body is walked before its states must have settled.
 const LOOP_WALKS_MAX: usize = 64;
 
+/// Characters fed to the lexer, over all ways.
+const CHARACTERS_MAX: usize = 20_000_000;
+
 /// Finds what no value could make right in a command's template.
 pub(crate) fn check(nodes: &[Node], source: &str) -> Vec<TemplateError> {
     if !holds_value(nodes) {
@@ -44,12 +47,16 @@ fn holds_value(nodes: &[Node]) -> bool {
     })
 }
 
+const TOO_MANY_WAYS: &str = "there are too many ways through this template to follow them all; split the step, or move branches into whole words";
+
 struct Walk<'a> {
     source: &'a str,
     errors: Vec<TemplateError>,
     /// The last place of the source that is known.
     at: usize,
     loops: Vec<Exits>,
+    /// Characters that may still be fed.
+    left: usize,
 }
 
 /// The states in which a loop's body was left early.
@@ -66,6 +73,7 @@ impl<'a> Walk<'a> {
             errors: Vec::new(),
             at: 0,
             loops: Vec::new(),
+            left: CHARACTERS_MAX,
         }
     }
 
@@ -93,7 +101,14 @@ impl<'a> Walk<'a> {
 
     fn node(&mut self, node: &Node, states: Vec<Machine>) -> Vec<Machine> {
         match node {
-            Node::Text(text) => self.each(states, |state| text.chars().try_for_each(|c| state.text(c))),
+            Node::Text(text) => {
+                self.left = self.left.saturating_sub(text.len() * states.len());
+                if self.left == 0 {
+                    self.record(Err(TOO_MANY_WAYS.to_owned()));
+                    return Vec::new();
+                }
+                self.each(states, |state| text.chars().try_for_each(|c| state.text(c)))
+            }
             Node::Value(offset) => {
                 self.at = *offset;
                 self.each(states, |state| state.value(None).map(|_| ()))
@@ -156,7 +171,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if states.len() >= STATES_MAX {
-                self.record(Err("there are too many ways through this template to follow them all; split the step, or move branches into whole words".to_owned()));
+                self.record(Err(TOO_MANY_WAYS.to_owned()));
                 break;
             }
             states.push(state);

@@ -325,7 +325,14 @@ impl<'a> Reader<'a> {
         {
             self.check_filter(name, *start);
         }
+        let known = self.out.references.len();
         self.expression(tag.tokens.get(2..).unwrap_or_default());
+        if self.kind == Kind::Command && self.out.references.len() > known {
+            self.error(
+                tag.start,
+                "in a command, the filters of a section may not read values: these would become the command's own text; give the filter to the expression itself: `{{ value | filter }}`",
+            );
+        }
         let end = self.captured(tag, "filter", "endfilter")?;
         Ok(Some(Node::Fold {
             start: tag.start,

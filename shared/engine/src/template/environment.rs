@@ -6,7 +6,7 @@
 //! - In a command, a printed value leaves as a mark (see [`super::marks`]), so that nobody mistakes it for
 //!   the template's own text.
 
-use tera::{Error, Kwargs, State, TeraResult, Value};
+use tera::{Error, Kwargs, State, StringInput, TeraResult, Value};
 
 use super::{Kind, marks};
 
@@ -100,7 +100,15 @@ pub(super) const FILTERS: [&str; 40] = [
 /// A Tera without templates.
 pub(super) fn tera(kind: Kind) -> tera::Tera {
     let mut tera = tera::Tera::new();
-    tera.autoescape_on(Vec::<&'static str>::new());
+    match kind {
+        Kind::Text => tera.autoescape_on(Vec::<&'static str>::new()),
+        Kind::Command => {
+            // Every name ends with nothing: whatever is printed and did not pass our print filter
+            // becomes a value all the same, and is escaped like one.
+            tera.autoescape_on(vec![""]);
+            tera.set_escape_fn(|text, out| out.write_all(marks::write(usize::MAX, text, false).as_bytes()));
+        }
+    }
     tera.register_function("range", range);
     tera.register_filter("replace", replace);
     tera.register_filter("join", join);
@@ -126,15 +134,15 @@ pub(super) fn tera(kind: Kind) -> tera::Tera {
     tera.register_filter("as_str", to_text);
     tera.register_filter(
         PRINT,
-        move |value: Value, arguments: Kwargs, _: &State| -> TeraResult<String> {
+        move |value: Value, arguments: Kwargs, _: &State| -> TeraResult<Value> {
             let text = text(&value, kind)?;
             Ok(match kind {
-                Kind::Text => text,
-                Kind::Command => marks::write(
+                Kind::Text => Value::from(text),
+                Kind::Command => Value::safe_string(&marks::write(
                     arguments.must_get("n")?,
                     &text,
                     value.is_number() || value.is_bool(),
-                ),
+                )),
             })
         },
     );
@@ -223,11 +231,13 @@ fn spend(value: &Value, left: &mut usize) -> bool {
     }
 }
 
-fn replace(value: &str, arguments: Kwargs, _: &State) -> TeraResult<String> {
+fn replace(value: StringInput, arguments: Kwargs, _: &State) -> TeraResult<Value> {
     let from = arguments.must_get::<&str>("from")?;
     let to = arguments.must_get::<&str>("to")?;
-    check_bytes(value.matches(from).count().saturating_mul(to.len()), "replace")?;
-    Ok(value.replace(from, to))
+    let text = value.as_str();
+    check_bytes(text.matches(from).count().saturating_mul(to.len()), "replace")?;
+    // A section's text stays the template's own; what is printed passes the print filter anyway.
+    Ok(value.inherit_safety(text.replace(from, to)))
 }
 
 fn join(value: &[Value], arguments: Kwargs, _: &State) -> TeraResult<String> {

@@ -410,6 +410,11 @@ fn fold(nodes: &mut [Node], source: &str) -> Result<(), Vec<TemplateError>> {
                     .add_raw_template(NAME, &source[*start..*end])
                     .and_then(|()| tera.render(NAME, &tera::Context::new()))
                     .map_err(|error| vec![TemplateError::at(source, *start, error.to_string())])?;
+                if marks::is_in(&text) {
+                    let message =
+                        "these filters cannot be used on a section of a command; write its text out";
+                    return Err(vec![TemplateError::at(source, *start, message)]);
+                }
                 *node = Node::Text(text);
             }
             Node::If { branches, .. } => {
