@@ -66,7 +66,10 @@ where
         return Some(view);
     }
     let mut record = record;
-    replace_outputs(&mut record, excess, &put).await;
+    let saved = replace_input(&mut record, &put).await;
+    if saved < excess {
+        replace_outputs(&mut record, excess - saved, &put).await;
+    }
     let mut view = record.view(id)?;
     if size(&view) > BUDGET_BYTES {
         squeeze(&mut view, &put).await;
@@ -76,6 +79,25 @@ where
 
 fn size(view: &ExecutionView) -> usize {
     bytes_of(&Answer::Execution(Some(Box::new(view.clone()))))
+}
+
+/// Replaces the input where it is larger than every output. Returns how many bytes that saved.
+async fn replace_input<Putting>(record: &mut Record, put: &impl Fn(Bytes) -> Putting) -> usize
+where
+    Putting: Future<Output = Option<BlobRef>>,
+{
+    let outputs = record
+        .attempts
+        .values()
+        .filter_map(|parts| parts.output().map(bytes_of));
+    let largest = outputs.max().unwrap_or_default().max(SMALL_BYTES);
+    let Some(start) = &mut record.start else { return 0 };
+    let bytes = bytes_of(&start.input_context);
+    if bytes <= largest {
+        return 0;
+    }
+    start.input_context = reference(std::mem::take(&mut start.input_context), PREVIEW_BYTES, put).await;
+    bytes - bytes_of(&start.input_context)
 }
 
 /// Replaces outputs of steps, the largest first, until `excess` bytes are saved or only small ones are left.

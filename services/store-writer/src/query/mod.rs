@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     reading::{Message, Reading, read},
     record::{Record, Touched},
-    store::{AlertScan, ExecutionScan, Store, StoreError},
+    store::{AlertScan, ExecutionScan, LISTED_CHARS_MAX, Store, StoreError},
 };
 
 mod cursor;
@@ -48,7 +48,7 @@ const DATABASE_TIME: Duration = Duration::from_secs(2);
 const PUT_TIME: Duration = Duration::from_secs(1);
 
 /// Characters of an error text in a list; the whole is in the execution itself.
-const LISTED_TEXT_CHARS: usize = 2_000;
+const LISTED_TEXT_CHARS: usize = LISTED_CHARS_MAX - 1;
 
 /// Digits of a shortened id, at least.
 const PREFIX_CHARS_MIN: usize = 4;
@@ -326,18 +326,9 @@ fn listed(mut summary: ExecutionSummary) -> ExecutionSummary {
     summary
 }
 
-/// Bytes of one alert's labels in a list; Alertmanager's own are a few hundred.
-const LABELS_BYTES_MAX: usize = 64 * 1024;
-
 fn listed_alert(mut alert: AlertView) -> AlertView {
     for text in [&mut alert.name, &mut alert.fingerprint, &mut alert.reason] {
         *text = fit::cut_text(text, LISTED_TEXT_CHARS);
-    }
-    if fit::bytes_of(&alert.labels) > LABELS_BYTES_MAX {
-        let labels = serde_json::Value::Object(std::mem::take(&mut alert.labels));
-        if let serde_json::Value::Object(labels) = fit::preview(&labels, LABELS_BYTES_MAX) {
-            alert.labels = labels;
-        }
     }
     alert
 }

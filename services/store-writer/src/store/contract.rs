@@ -389,10 +389,43 @@ async fn alerts_are_listed_and_counted(url: String) {
         ..scan
     };
     assert_eq!(store.alerts(&other).await.unwrap(), []);
+    let mut huge = batch(&[disposition(9, 9, 0, 1, DispositionKind::Merged)]);
+    let alert = &mut huge.alerts[0].disposition;
+    alert.reason = "ä".repeat(5_000);
+    let labels = &mut alert.alert.as_mut().unwrap().labels;
+    labels.insert("huge".to_owned(), json!("x".repeat(70_000)));
+    let fresh = AlertScan {
+        rows_max: 1,
+        ..AlertScan::default()
+    };
+    let other = History::new("web", "long", 50).start(&[]);
+    let other = other.end(Vec::new(), EndStatus::Failed, Some(&"ö".repeat(5_000)), None);
+    huge.changes = other.batch().changes;
+    store.apply(&huge).await.unwrap();
+    let listed = store.alerts(&fresh).await.unwrap().remove(0);
+    assert_eq!(listed.labels["…"], "70025 bytes of labels are not listed");
+    assert_eq!(listed.reason, "ä".repeat(LISTED_CHARS_MAX));
+    for summary in [
+        store
+            .executions_between(other.id, other.id, 1)
+            .await
+            .unwrap()
+            .remove(0),
+        store
+            .executions(&ExecutionScan {
+                rows_max: 1,
+                ..ExecutionScan::default()
+            })
+            .await
+            .unwrap()
+            .remove(0),
+    ] {
+        assert_eq!(summary.error, Some("ö".repeat(LISTED_CHARS_MAX)));
+    }
     let counts = store.alert_counts().await.unwrap();
     // Of the third message one alert is missing.
-    assert_eq!(counts.messages, 2);
-    assert_eq!(counts.dispositions.values().sum::<u64>(), 4);
+    assert_eq!(counts.messages, 3);
+    assert_eq!(counts.dispositions.values().sum::<u64>(), 5);
     assert_eq!(counts.dispositions.get(&DispositionKind::Resolved), None);
 }
 

@@ -94,6 +94,9 @@ pub struct AlertScan {
     pub rows_max: u32,
 }
 
+/// Characters of an error, a name or a reason in a list: 2,000, and one more that tells that there are more.
+pub const LISTED_CHARS_MAX: usize = 2_001;
+
 /// The oldest message that the log still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon {
@@ -117,7 +120,7 @@ pub trait Store: Send + Sync + 'static {
     /// One record, whole, whether its start is known or not.
     fn record(&self, id: ExecutionId) -> StoreFuture<'_, Option<Record>>;
 
-    /// A page of executions.
+    /// A page of executions. Texts are cut to [`LISTED_CHARS_MAX`], so that a page is bounded in memory.
     fn executions<'a>(&'a self, scan: &'a ExecutionScan) -> StoreFuture<'a, Vec<ExecutionSummary>>;
 
     /// Executions with ids from `low` to `high`, both included.
@@ -128,7 +131,8 @@ pub trait Store: Send + Sync + 'static {
         rows_max: u32,
     ) -> StoreFuture<'_, Vec<ExecutionSummary>>;
 
-    /// A page of alerts.
+    /// A page of alerts. Texts are cut to [`LISTED_CHARS_MAX`], and labels over 64 KiB (Alertmanager's own are a
+    /// few hundred bytes) are left out with a word on it.
     fn alerts<'a>(&'a self, scan: &'a AlertScan) -> StoreFuture<'a, Vec<AlertView>>;
 
     /// Counts of all alerts that were ever recorded, the expired ones included.

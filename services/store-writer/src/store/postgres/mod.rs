@@ -119,7 +119,7 @@ impl PostgresStore {
         let (after_at, after_id) = scan.after.unzip();
         let rows = sqlx::query(
             "SELECT id::text AS id, name, namespace, trigger_source, status, steps_completed, total_steps, \
-                    current_step, error, (extract(epoch FROM started_at) * 1000)::bigint AS started_at, \
+                    current_step, left(error, 2001) AS error, (extract(epoch FROM started_at) * 1000)::bigint AS started_at, \
                     (extract(epoch FROM completed_at) * 1000)::bigint AS completed_at, \
                     (extract(epoch FROM created_at) * 1000)::bigint AS created_at \
              FROM executions \
@@ -150,7 +150,7 @@ impl PostgresStore {
     ) -> Result<Vec<ExecutionSummary>, StoreError> {
         let rows = sqlx::query(
             "SELECT id::text AS id, name, namespace, trigger_source, status, steps_completed, total_steps, \
-                    current_step, error, (extract(epoch FROM started_at) * 1000)::bigint AS started_at, \
+                    current_step, left(error, 2001) AS error, (extract(epoch FROM started_at) * 1000)::bigint AS started_at, \
                     (extract(epoch FROM completed_at) * 1000)::bigint AS completed_at, \
                     (extract(epoch FROM created_at) * 1000)::bigint AS created_at \
              FROM executions \
@@ -169,7 +169,10 @@ impl PostgresStore {
     async fn alerts_now(&self, scan: &AlertScan) -> Result<Vec<AlertView>, StoreError> {
         let (after_at, after_id) = scan.after.clone().unzip();
         let rows = sqlx::query(
-            "SELECT id, source, fingerprint, name, status, labels::text AS labels, disposition, reason, \
+            "SELECT id, source, left(fingerprint, 2001) AS fingerprint, left(name, 2001) AS name, status, disposition, \
+                    CASE WHEN octet_length(labels::text) <= 65536 THEN labels::text \
+                         ELSE json_build_object('…', octet_length(labels::text) || ' bytes of labels are not listed')::text \
+                    END AS labels, left(reason, 2001) AS reason, \
                     executions::text AS executions, (extract(epoch FROM received_at) * 1000)::bigint AS received_at \
              FROM alerts \
              WHERE ($1::text IS NULL OR disposition = $1) AND ($2::text IS NULL OR source = $2) \

@@ -108,7 +108,7 @@ impl SqliteStore {
         let (after_at, after_id) = scan.after.unzip();
         let rows = sqlx::query(
             "SELECT id, name, namespace, trigger_source, status, steps_completed, total_steps, current_step, \
-                    error, started_at, completed_at, created_at \
+                    substr(error, 1, 2001) AS error, started_at, completed_at, created_at \
              FROM executions \
              WHERE created_at IS NOT NULL \
                AND (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR name = ?2) AND (?3 IS NULL OR namespace = ?3) \
@@ -135,7 +135,7 @@ impl SqliteStore {
     ) -> Result<Vec<ExecutionSummary>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, name, namespace, trigger_source, status, steps_completed, total_steps, current_step, \
-                    error, started_at, completed_at, created_at \
+                    substr(error, 1, 2001) AS error, started_at, completed_at, created_at \
              FROM executions WHERE created_at IS NOT NULL AND id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
         )
         .bind(low.to_string())
@@ -150,7 +150,11 @@ impl SqliteStore {
     async fn alerts_now(&self, scan: &AlertScan) -> Result<Vec<AlertView>, StoreError> {
         let (after_at, after_id) = scan.after.clone().unzip();
         let rows = sqlx::query(
-            "SELECT * FROM alerts \
+            "SELECT id, source, substr(fingerprint, 1, 2001) AS fingerprint, substr(name, 1, 2001) AS name, status, disposition, \
+                    CASE WHEN octet_length(labels) <= 65536 THEN labels \
+                         ELSE json_object('…', octet_length(labels) || ' bytes of labels are not listed') \
+                    END AS labels, substr(reason, 1, 2001) AS reason, executions, received_at \
+             FROM alerts \
              WHERE (?1 IS NULL OR disposition = ?1) AND (?2 IS NULL OR source = ?2) \
                AND (?3 IS NULL OR id = ?3 OR identity = ?3) \
                AND (?4 IS NULL OR (received_at, id) < (?4, ?5)) \
