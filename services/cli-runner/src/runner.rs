@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     capture::{Capture, Limits},
-    clock,
     executor::{Executor, ExecutorError, Finished, Job},
     live::LiveSink,
     output::{self, Spill},
@@ -56,17 +55,17 @@ struct Came {
     started_at: Timestamp,
 }
 
-impl Came {
+impl<L: Log, E: Executor> Runner<L, E> {
     /// Nothing ran.
-    fn failed(reason: StepFailure, message: impl Into<String>) -> Self {
+    fn failed(&self, reason: StepFailure, message: impl Into<String>) -> Came {
         let outcome = Outcome::Failed(StepError {
             reason,
             message: message.into(),
         });
-        Self {
+        Came {
             outcome,
             output: None,
-            started_at: clock::now(),
+            started_at: self.log.now(),
         }
     }
 }
@@ -87,7 +86,7 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
         let work = match task::work(&task) {
             Ok(work) => work,
             Err(reason) => {
-                self.write_done(&task, Came::failed(StepFailure::DeadLetter, &reason))
+                self.write_done(&task, self.failed(StepFailure::DeadLetter, &reason))
                     .await?;
                 return Err(Failure::Reject { reason });
             }
@@ -96,7 +95,7 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             Ok(job) => job,
             Err(error) => {
                 return self
-                    .write_done(&task, Came::failed(error.reason, error.message))
+                    .write_done(&task, self.failed(error.reason, error.message))
                     .await;
             }
         };
@@ -114,7 +113,7 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             let reason = format!(
                 "{trials} runners in a row were lost while they were at this step (killed, crashed or out of memory); its task is among the dead letters (`fist get deadletters`)"
             );
-            self.write_done(&task, Came::failed(StepFailure::DeadLetter, reason))
+            self.write_done(&task, self.failed(StepFailure::DeadLetter, reason))
                 .await?;
         }
         self.metrics.dead_letter(bus::topology::CLI.name);
@@ -147,9 +146,9 @@ impl<L: Log, E: Executor> Runner<L, E> {
         if is_gated && let Some(unknown) = self.begun_elsewhere(task, in_hand).await? {
             return Ok(unknown);
         }
-        if clock::now() >= task.deadline {
+        if self.log.now() >= task.deadline {
             let message = format!("{}, before a runner could begin it", output::timed_out(task));
-            return Ok(Came::failed(StepFailure::Timeout, message));
+            return Ok(self.failed(StepFailure::Timeout, message));
         }
         if is_gated {
             if let Some(unknown) = self.begin(task, in_hand).await? {
@@ -171,7 +170,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         };
         let forwarding = async {
             while let Some(line) = lines.recv().await {
-                self.log.publish_live(&live, encode(clock::now(), &line)).await;
+                self.log.publish_live(&live, encode(self.log.now(), &line)).await;
             }
         };
         let (result, ()) = tokio::join!(running, forwarding);
@@ -191,22 +190,22 @@ impl<L: Log, E: Executor> Runner<L, E> {
         error: ExecutorError,
     ) -> Result<Came, Failure> {
         match error {
-            ExecutorError::CannotStart(reason) => Ok(Came::failed(StepFailure::Infrastructure, reason)),
+            ExecutorError::CannotStart(reason) => Ok(self.failed(StepFailure::Infrastructure, reason)),
             ExecutorError::Unavailable { after, reason } => {
                 in_hand.gated_settled();
                 // Not beyond the deadline, at which somebody has to say so.
-                let after = after.min(task.deadline.since(clock::now()));
+                let after = after.min(task.deadline.since(self.log.now()));
                 Err(Failure::Retry { after, reason })
             }
-            ExecutorError::Infrastructure(reason) if is_gated => Ok(Came::failed(
+            ExecutorError::Infrastructure(reason) if is_gated => Ok(self.failed(
                 StepFailure::UnknownOutcome,
                 format!("unknown whether it ran: {reason}"),
             )),
-            ExecutorError::Infrastructure(reason) => Ok(Came::failed(StepFailure::Infrastructure, reason)),
+            ExecutorError::Infrastructure(reason) => Ok(self.failed(StepFailure::Infrastructure, reason)),
             ExecutorError::Released(Some(finished)) if is_gated => {
                 let message = "unknown whether it ran: the runner was shut down while the command was running and ended it; look at what it was to change, it is not run a second time";
                 let came = self.came(task, work, &finished).await;
-                let outcome = Came::failed(StepFailure::UnknownOutcome, message).outcome;
+                let outcome = self.failed(StepFailure::UnknownOutcome, message).outcome;
                 Ok(Came { outcome, ..came })
             }
             ExecutorError::Released(_) => Err(Failure::Retry {
@@ -230,7 +229,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         if runner == self.instance && !in_hand.may_have_started_gated() {
             return Ok(None);
         }
-        Ok(Some(Came::failed(
+        Ok(Some(self.failed(
             StepFailure::UnknownOutcome,
             format!(
                 "unknown whether it ran: {runner} began the command at {} and did not report how it ended; look at what it was to change, it is not run a second time",
@@ -248,7 +247,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         });
         match self
             .log
-            .write_fact(&begun_subject(task), encode(clock::now(), &begun))
+            .write_fact(&begun_subject(task), encode(self.log.now(), &begun))
             .await?
         {
             Written::New(_) => Ok(None),
@@ -315,7 +314,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
 
     /// Writes the fact. Once there is a result, a server that is away is waited for until this process ends.
     async fn write_done(&self, task: &Task, came: Came) -> Result<(), Failure> {
-        let completed_at = clock::now();
+        let completed_at = self.log.now();
         let name = match &came.outcome {
             Outcome::Succeeded => "Succeeded",
             Outcome::Skipped { .. } => "Skipped",
@@ -373,3 +372,6 @@ fn begun_subject(task: &Task) -> Subject {
         task.attempt,
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! What the runner makes of what executors can say, on the simulated broker.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Mutex, atomic::AtomicUsize, atomic::Ordering};
+
+use bus::sim::{Faults, SimBroker, SimLog};
+use protocol::{Attempt, Cause, ExecutionId, Namespace, TaskType, WorkflowName};
+use serde_json::json;
+
+use super::*;
+use crate::executor::{End, Stop, Swept};
+
+/// Says what it is told to, and counts.
+#[derive(Default)]
+struct Says {
+    next: Mutex<Vec<Result<Finished, ExecutorError>>>,
+    runs: AtomicUsize,
+    forgotten: AtomicUsize,
+}
+
+impl Executor for Says {
+    async fn run(&self, _: &Job, _: &Stop, _: &LiveSink) -> Result<Finished, ExecutorError> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        self.next
+            .lock()
+            .unwrap()
+            .pop()
+            .expect("a run that the test did not expect")
+    }
+
+    async fn forget(&self, _: &Job) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn sweep(&self) -> Result<Swept, ExecutorError> {
+        Ok(Swept::default())
+    }
+}
+
+const LIMITS: Limits = Limits {
+    inline_bytes_max: 1024,
+    spill_bytes_max: 4096,
+};
+
+struct Bench {
+    runner: Runner<SimLog, Says>,
+    task: Task,
+}
+
+impl Bench {
+    fn new(work: Value) -> Self {
+        let log = SimBroker::new(1, Faults::default()).client();
+        let now = log.now();
+        let task = Task {
+            namespace: Namespace::default(),
+            execution: ExecutionId::derive(&["x"]),
+            workflow: WorkflowName::new("w").unwrap(),
+            step: "s".parse().unwrap(),
+            index: 0,
+            attempt: Attempt::FIRST,
+            task_type: TaskType::cli(),
+            dispatched_at: now,
+            deadline: now.after(Duration::from_secs(60)),
+            timeout: "1 minute (timeout_minutes: 1)".into(),
+            work,
+        };
+        let runner = Runner {
+            log,
+            blobs: Blobs::in_memory(),
+            executor: Arc::new(Says::default()),
+            limits: LIMITS,
+            instance: "this/1".into(),
+            metrics: Metrics::new(),
+            running: Running::default(),
+            shutdown: CancellationToken::new(),
+        };
+        Self { runner, task }
+    }
+
+    fn plain() -> Self {
+        Self::new(json!({"command": "true"}))
+    }
+
+    fn gated() -> Self {
+        Self::new(json!({"command": "kubectl cordon n", "fix": ["kubectl", "cordon", "n"]}))
+    }
+
+    fn says(self, result: Result<Finished, ExecutorError>) -> Self {
+        self.runner.executor.next.lock().unwrap().push(result);
+        self
+    }
+
+    fn message(&self) -> LogMessage {
+        let start = Subject::Start(self.task.namespace.clone(), self.task.execution);
+        let append = Append {
+            cause: Cause {
+                subject: start.to_string(),
+                seq: 1,
+            },
+            records: Vec::new(),
+            action: LaneAction::Task(Box::new(self.task.clone())),
+        };
+        let subject = Subject::Command(TaskType::cli(), self.task.namespace.clone(), self.task.execution);
+        LogMessage {
+            subject: subject.to_string(),
+            seq: 1,
+            at: self.runner.log.now(),
+            payload: encode(self.runner.log.now(), &append).into(),
+        }
+    }
+
+    async fn handle(&self) -> Result<(), Failure> {
+        self.runner.handle(self.message(), 1).await
+    }
+
+    fn runs(&self) -> usize {
+        self.runner.executor.runs.load(Ordering::Relaxed)
+    }
+
+    /// How the step ended, in words; empty where it has not.
+    async fn ended(&self) -> String {
+        let Some(message) = self
+            .runner
+            .log
+            .last(&done_subject(&self.task).to_string())
+            .await
+            .unwrap()
+        else {
+            return String::new();
+        };
+        match decode::<Fact>(&message.payload).unwrap().body {
+            Fact::Done(Done {
+                outcome: Outcome::Failed(error),
+                ..
+            }) => format!("{:?}: {}", error.reason, error.message),
+            Fact::Done(done) => format!("{:?}", done.outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn begun_by(&self, runner: &str) {
+        let begun = Begun {
+            step: self.task.step.clone(),
+            attempt: self.task.attempt,
+            runner: runner.into(),
+        };
+        let payload = encode(self.runner.log.now(), &Fact::Begun(begun));
+        self.runner
+            .log
+            .write_fact(&begun_subject(&self.task), payload)
+            .await
+            .unwrap();
+    }
+}
+
+fn finished() -> Finished {
+    Finished {
+        end: End::Exited(0),
+        stdout: Capture::new(LIMITS),
+        stderr: Capture::new(LIMITS),
+        started_at: Timestamp::from_millis(0),
+        duration: Duration::ZERO,
+    }
+}
+
+fn busy(after: Duration) -> ExecutorError {
+    ExecutorError::Unavailable {
+        after,
+        reason: "busy".into(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_executor_says_becomes_the_step_s_end() {
+    for (bench, error, text) in [
+        (
+            Bench::plain(),
+            ExecutorError::CannotStart("no kubectl".into()),
+            "Infrastructure: no kubectl",
+        ),
+        (
+            Bench::plain(),
+            ExecutorError::Infrastructure("the pod vanished".into()),
+            "Infrastructure: the pod vanished",
+        ),
+        (
+            Bench::gated(),
+            ExecutorError::Infrastructure("the pod vanished".into()),
+            "UnknownOutcome: unknown whether it ran: the pod vanished",
+        ),
+        (
+            Bench::gated(),
+            ExecutorError::CannotStart("no kubectl".into()),
+            "Infrastructure: no kubectl",
+        ),
+    ] {
+        let bench = bench.says(Err(error));
+        bench.handle().await.unwrap();
+        assert_eq!(bench.ended().await, text);
+    }
+    let bench = Bench::plain().says(Ok(finished()));
+    bench.handle().await.unwrap();
+    assert_eq!(bench.ended().await, "Succeeded");
+    assert_eq!(
+        bench.runner.executor.forgotten.load(Ordering::Relaxed),
+        1,
+        "only after the fact is written"
+    );
+    bench.handle().await.unwrap();
+    assert_eq!(bench.runs(), 1, "a task with a fact is not run again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_passes_is_tried_again_until_the_deadline() {
+    let bench = Bench::plain().says(Err(busy(Duration::from_secs(3600))));
+    let failure = bench.handle().await.unwrap_err();
+    let Failure::Retry { after, .. } = failure else {
+        panic!("{failure:?}")
+    };
+    assert!(after <= Duration::from_secs(60), "{after:?}");
+    assert_eq!(bench.ended().await, "");
+    tokio::time::advance(after).await;
+    bench.handle().await.unwrap();
+    let text = "Timeout: timed out after 1 minute (timeout_minutes: 1), before a runner could begin it";
+    assert_eq!((bench.ended().await.as_str(), bench.runs()), (text, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gated_command_that_certainly_did_not_start_may_be_tried_again() {
+    let bench = Bench::gated()
+        .says(Ok(finished()))
+        .says(Err(busy(Duration::from_secs(1))));
+    assert!(matches!(bench.handle().await, Err(Failure::Retry { .. })));
+    bench.handle().await.unwrap();
+    assert_eq!((bench.ended().await.as_str(), bench.runs()), ("Succeeded", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gated_command_may_begin_after_its_own_claim_was_answered_by_silence() {
+    // The claim is in the log, and its answer was lost: it is this process's, and nothing was started.
+    let bench = Bench::gated().says(Ok(finished()));
+    bench.begun_by("this/1").await;
+    bench.handle().await.unwrap();
+    assert_eq!((bench.ended().await.as_str(), bench.runs()), ("Succeeded", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gated_command_of_another_or_of_a_former_handler_is_unknown() {
+    let bench = Bench::gated();
+    bench.begun_by("that/2").await;
+    bench.handle().await.unwrap();
+    assert!(
+        bench
+            .ended()
+            .await
+            .starts_with("UnknownOutcome: unknown whether it ran: that/2 began")
+    );
+
+    // A handler of this process started it and was dropped before it could tell.
+    let bench = Bench::gated();
+    bench.begun_by("this/1").await;
+    bench.runner.running.enter(&bench.task).unwrap().gated_starts();
+    bench.handle().await.unwrap();
+    assert!(
+        bench
+            .ended()
+            .await
+            .starts_with("UnknownOutcome: unknown whether it ran: this/1 began")
+    );
+    assert_eq!(bench.runs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_runners_ends_its_step_and_is_set_aside() {
+    let bench = Bench::plain();
+    let failure = bench.runner.poisoned(bench.message(), 8).await.unwrap_err();
+    assert!(matches!(failure, Failure::Reject { .. }), "{failure:?}");
+    let ended = bench.ended().await;
+    assert!(
+        ended.starts_with("DeadLetter: 8 runners in a row were lost while they were at this step"),
+        "{ended}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_command_is_left_to_another() {
+    let bench = Bench::plain().says(Err(ExecutorError::Released(None)));
+    assert!(matches!(bench.handle().await, Err(Failure::Retry { .. })));
+    assert_eq!(bench.ended().await, "");
+}
