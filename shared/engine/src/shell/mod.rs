@@ -14,6 +14,7 @@ mod escape;
 mod heredoc;
 mod machine;
 mod programs;
+mod reading;
 mod walk;
 
 #[cfg(test)]

@@ -143,6 +143,9 @@ fn what_is_read_twice_or_begins_a_command() {
             "sh \"$OPT\" 'echo {{v}}'",
             "sh \"$DIR/run.sh\" {{v}}",
             "env \"$x\"eval {{v}}",
+            "sh ${x} <<E\n{{v}}\nE",
+            "ssh \"$HOST\" \"$CMD\" <<E\n{{v}}\nE",
+            "sh \"$DIR/run\" <<E\n{{v}}\nE",
             "if sh -c '{{v}}'; then :; fi",
             "x=$(sh -c \"echo {{v}}\")",
             "sh -c \"echo $(printf %s {{v}})\"",
@@ -386,21 +389,38 @@ fn what_is_read_twice_or_begins_a_command() {
               => "$BIN/kubectl" get pod 'V'
             sh "$OPT" 'echo {{v}}'
               => invalid: with these options it cannot be told which words are read as code; write them so that each stands by itself, and the value behind them
+                 invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
             sh "$DIR/run.sh" {{v}}
               => sh "$DIR/run.sh" 'V'
             env "$x"eval {{v}}
               => invalid: with these options it cannot be told which words are read as code; write them so that each stands by itself, and the value behind them
+            sh ${x} <<E
+            {{v}}
+            E
+              => invalid: line 2 of the template: the program that reads this heredoc runs it as code; give the value as an argument: sh -s -- {{ v }}, and "$1" in the heredoc
+            ssh "$HOST" "$CMD" <<E
+            {{v}}
+            E
+              => invalid: line 2 of the template: the program that reads this heredoc runs it as code; give the value as an argument: sh -s -- {{ v }}, and "$1" in the heredoc
+            sh "$DIR/run" <<E
+            {{v}}
+            E
+              => sh "$DIR/run" <<E
+                 V
+                 E
             if sh -c '{{v}}'; then :; fi
               => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
             x=$(sh -c "echo {{v}}")
               => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
             sh -c "echo $(printf %s {{v}})"
               => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+                 invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
             sh -c "$(cat <<EOF
             echo {{v}}
             EOF
             )"
               => invalid: line 2 of the template: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+                 invalid: line 4 of the template: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
             . {{v}}
               => invalid: `.` would run the file that the value names; write the file's name out
             set {{v}}
@@ -713,6 +733,7 @@ fn variables_that_hold_values() {
               => invalid: `$x` holds a value: `eval` reads this as code once more, so that escaping it for the shell is not enough; call the command directly, with the value as one of its arguments
             x={{v}}; sh -c "echo $x"
               => invalid: `$x` holds a value: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+                 invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
             x={{v}}; sh -c "echo \$1" sh "$x"
               => x='V'; sh -c "echo \$1" sh "$x"
             x={{v}}; echo $((x + 1))
@@ -771,6 +792,7 @@ fn variables_that_hold_values() {
               => f() { kubectl get pod "$1"; }; f 'V'
             echo {{v}} | while read -r x; do sh -c "$x"; done
               => invalid: `$x` holds a value: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+                 invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
             echo {{v}} | while read -r x; do kubectl get pod $x; done
               => echo 'V' | while read -r x; do kubectl get pod $x; done
             x={{v}}; export y=$x
