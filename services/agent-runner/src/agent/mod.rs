@@ -8,6 +8,9 @@
 
 pub mod findings;
 pub mod prompt;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 pub mod transcript;
 
 use std::{future::Future, time::Duration};

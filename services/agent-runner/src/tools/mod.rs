@@ -110,6 +110,16 @@ impl Toolbox {
         })
     }
 
+    /// These tools, for tests.
+    #[cfg(test)]
+    pub fn of(tools: Vec<(&'static str, Box<dyn Tool>)>, timeout: Duration) -> Self {
+        Self {
+            tools,
+            output_bytes_max: 32 * 1024,
+            timeout,
+        }
+    }
+
     /// The tools as a model sees them, without the ending.
     pub fn specs(&self) -> Vec<ToolSpec> {
         let spec = |(name, tool): &(&'static str, Box<dyn Tool>)| ToolSpec {
