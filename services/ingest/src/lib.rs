@@ -1,1 +1,165 @@
-//! Placeholder.
+//! Ingest: the only HTTP door, and the intake of alerts.
+//!
+//! An alert's way: a webhook makes it durable in `FIST_ALERTS` ([`http`]), or somebody publishes it there; the
+//! intake reads it ([`sources`]), matches it against the definitions ([`definitions`]), writes a start fact for
+//! each workflow that wants it ([`start`]), then its disposition ([`intake`]), and only then acknowledges it.
+//!
+//! Invariants:
+//! - Nothing is held here that is not also in NATS: any number of replicas run side by side, and any may be
+//!   killed at any moment.
+//! - What exists is read by questions to store-writer, or from the log; this service has no database.
+
+mod admission;
+mod definitions;
+pub mod http;
+mod identity;
+mod intake;
+mod queries;
+pub mod sources;
+mod start;
+mod story;
+
+use std::{sync::Arc, time::Duration};
+
+use bus::{Blobs, Connection, Consume, Definitions, Log as _, NatsLog, Settings, Started, topology};
+use service::{
+    Fatal, Service,
+    config::Nats,
+    http::{Limits, bind, observed, serve},
+};
+use tokio_util::sync::CancellationToken;
+
+use definitions::Registry;
+use intake::Intake;
+use sources::Sources;
+use start::Starter;
+
+/// How long to go on trying for the first connection to NATS.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+/// Handlers of one message that may vanish before it is set aside.
+const POISON_AFTER: u64 = 5;
+/// How often the connection and the queue are looked at, for readiness and metrics.
+const LOOKS_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs the service until its shutdown.
+///
+/// # Errors
+/// Why it cannot go on.
+pub async fn run(service: Service) -> Result<(), Fatal> {
+    let listener = bind("http.listen", &service.config.http.listen).await?;
+    Box::pin(run_at(service, listener)).await
+}
+
+/// Runs the service behind a port that is open already, as tests and `fist up` want it.
+///
+/// # Errors
+/// Why it cannot go on.
+pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Result<(), Fatal> {
+    service.health.expect("nats");
+    let connection = Connection::open(&settings(&service.config.nats))
+        .await
+        .map_err(|error| Fatal::new(error.to_string()))?;
+    topology::check(&connection)
+        .await
+        .map_err(|error| Fatal::new(error.to_string()))?;
+    let missing = |error: bus::LogError| Fatal::new(error.to_string());
+    let log = NatsLog::open(&connection).await.map_err(missing)?;
+    let started = Started::open(&connection).await.map_err(missing)?;
+    let definitions = Definitions::open(&connection).await.map_err(missing)?;
+    let registry = Registry::new(connection.clone(), definitions, &service.config);
+    let starter = Starter::new(log.clone(), started.clone(), service.metrics.clone());
+    let app = Arc::new(http::App::new(http::Parts {
+        service: service.clone(),
+        connection: connection.clone(),
+        log: log.clone(),
+        blobs: Blobs::open(&connection).await.map_err(missing)?,
+        sources: Sources::new(&service.config.sources),
+        registry: registry.clone(),
+        starter: starter.clone(),
+    }));
+    let intake = Intake::new(
+        log.clone(),
+        started,
+        registry.clone(),
+        starter,
+        &service.config,
+        service.metrics.clone(),
+    );
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "listening for webhooks and the API");
+    }
+    let router = observed(http::router(&app), service.metrics.clone());
+    // One that fails ends the others, each in order.
+    let end = service.shutdown.child_token();
+    let door = serve(
+        listener,
+        router,
+        Limits::from_config(&service.config),
+        end.clone(),
+    );
+    let working = async {
+        let outcome = work(&service, &log, intake, end.clone()).await;
+        end.cancel();
+        outcome
+    };
+    let (outcome, (), (), ()) = tokio::join!(
+        working,
+        door,
+        registry.watch(&end),
+        watched(&service, &connection, &log, &end)
+    );
+    connection.close().await;
+    outcome
+}
+
+async fn work(service: &Service, log: &NatsLog, intake: Intake, end: CancellationToken) -> Result<(), Fatal> {
+    let options = Consume {
+        concurrency: service.config.ingest.concurrency,
+        poison_after: POISON_AFTER,
+        drain: Duration::from_millis(service.config.shutdown.drain_ms),
+    };
+    bus::consume(log.clone(), &topology::INGEST, options, Arc::new(intake), end)
+        .await
+        .map_err(|failure| Fatal::new(failure.to_string()))
+}
+
+/// Keeps readiness and the queue's numbers true.
+async fn watched(service: &Service, connection: &Connection, log: &NatsLog, end: &CancellationToken) {
+    loop {
+        let state = if connection.is_connected() {
+            Ok(())
+        } else {
+            Err(format!(
+                "not connected to NATS at {}; trying again",
+                connection.url()
+            ))
+        };
+        service.health.set("nats", state);
+        if let Ok(queue) = log.consumer_state(&topology::INGEST).await {
+            let oldest = queue.oldest.map(|at| log.now().since(at)).unwrap_or_default();
+            service
+                .metrics
+                .queue(topology::INGEST.name, queue.waiting + queue.in_flight, oldest);
+        }
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(LOOKS_EVERY) => {}
+        }
+    }
+}
+
+fn settings(nats: &Nats) -> Settings {
+    let password = nats
+        .password
+        .as_ref()
+        .map(|password| password.expose().to_owned());
+    Settings {
+        url: nats.url.clone(),
+        credentials_file: nats.credentials_file.clone(),
+        user_and_password: nats.user.clone().zip(password),
+        tls_ca_file: nats.tls_ca_file.clone(),
+        client_name: "fist ingest".to_owned(),
+        attempt_time: Duration::from_millis(nats.connect_timeout_ms),
+        deadline: CONNECT_WITHIN,
+    }
+}

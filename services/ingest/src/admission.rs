@@ -1,0 +1,72 @@
+//! Whether new work is admitted: not once the log is nearly full, so that what runs can always finish.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bus::{Log, LogError, NatsLog, StreamId};
+use tokio::sync::Mutex;
+
+/// How long a measurement holds; a log of gigabytes does not fill within it.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+
+/// Measures the log, now and then. Cheap to clone.
+#[derive(Clone)]
+pub struct Admission {
+    log: NatsLog,
+    stop_percent: u64,
+    last: Arc<Mutex<Option<(Instant, bool)>>>,
+}
+
+/// Why nothing new is admitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// The log is too full.
+    #[error(
+        "the log is {percent} % full, and the rest is kept for what runs (nats.admission_stop_percent); raise nats.log_bytes_max and run `fist nats init`, or wait for old messages to expire"
+    )]
+    Full {
+        /// How full it may be.
+        percent: u64,
+    },
+    /// It cannot be measured.
+    #[error(transparent)]
+    Unknown(#[from] LogError),
+}
+
+impl Admission {
+    /// For this log.
+    pub fn new(log: NatsLog, stop_percent: u64) -> Self {
+        Self {
+            log,
+            stop_percent,
+            last: Arc::default(),
+        }
+    }
+
+    /// Whether new work is admitted.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn check(&self) -> Result<(), Closed> {
+        let full = || Closed::Full {
+            percent: self.stop_percent,
+        };
+        // Held while it measures, so that a burst of requests measures once.
+        let mut last = self.last.lock().await;
+        let is_full = match *last {
+            Some((at, is_full)) if at.elapsed() < FRESH_FOR => is_full,
+            _ => {
+                let is_full = self
+                    .log
+                    .stream_state(StreamId::Log)
+                    .await?
+                    .is_filled_to(self.stop_percent);
+                *last = Some((Instant::now(), is_full));
+                is_full
+            }
+        };
+        if is_full { Err(full()) } else { Ok(()) }
+    }
+}

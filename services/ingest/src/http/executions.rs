@@ -1,0 +1,153 @@
+//! Reading executions: lists, one, and its parts.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use bus::{Blobs, Log};
+use protocol::{
+    BlobRef, ExecutionId, Namespace, Subject,
+    query::ExecutionFilter,
+    subjects,
+    views::{ExecutionStatus, ExecutionView},
+};
+use serde_json::{Value, json};
+
+use super::{Answer, App, Call, json, problem::Problem};
+
+/// Fewest characters of a shortened id.
+const PREFIX_CHARS_MIN: usize = 4;
+
+/// A page of executions.
+pub async fn list(app: Arc<App>, call: Call) -> Answer {
+    let status = call.query.text("status");
+    let filter = ExecutionFilter {
+        status: ExecutionStatus::ALL
+            .into_iter()
+            .find(|each| Some(each.as_str()) == status),
+        workflow: call.query.parsed("workflow"),
+        namespace: call.query.parsed("namespace"),
+        limit: call.query.parsed("limit"),
+        cursor: call.query.text("cursor").map(str::to_owned),
+    };
+    json(StatusCode::OK, &app.queries.executions(filter).await?)
+}
+
+/// One execution.
+pub async fn one(app: Arc<App>, call: Call) -> Answer {
+    json(StatusCode::OK, &found(&app, call.path("id")).await?)
+}
+
+/// How one stands.
+pub async fn status(app: Arc<App>, call: Call) -> Answer {
+    let view = found(&app, call.path("id")).await?;
+    json(
+        StatusCode::OK,
+        &json!({ "id": view.summary.id, "status": view.summary.status }),
+    )
+}
+
+/// How far one is.
+pub async fn progress(app: Arc<App>, call: Call) -> Answer {
+    let summary = found(&app, call.path("id")).await?.summary;
+    let percent = match (summary.status, summary.total_steps) {
+        (ExecutionStatus::Succeeded, _) => 100,
+        (_, 0) => 0,
+        (_, total) => u64::from(summary.steps_completed) * 100 / u64::from(total),
+    };
+    let body = json!({
+        "steps_completed": summary.steps_completed,
+        "total_steps": summary.total_steps,
+        "current_step": summary.current_step,
+        "percent": percent,
+    });
+    json(StatusCode::OK, &body)
+}
+
+/// What one left.
+pub async fn outputs(app: Arc<App>, call: Call) -> Answer {
+    let outputs = found(&app, call.path("id")).await?.outputs.unwrap_or(Value::Null);
+    // Large ones are kept beside the record; here they were asked for, so here they are whole.
+    let whole = match outputs.get("blob") {
+        Some(blob) if outputs.get("preview").is_some() => whole(&app.blobs, blob).await,
+        Some(_) | None => None,
+    };
+    json(StatusCode::OK, &whole.unwrap_or(outputs))
+}
+
+/// A large body that a record refers to; `None` where it cannot be read.
+pub async fn whole(blobs: &Blobs, blob: &Value) -> Option<Value> {
+    let blob: BlobRef = serde_json::from_value(blob.clone()).ok()?;
+    let bytes = blobs.get(&blob).await.ok()??;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The execution that an id, whole or shortened, means.
+pub async fn found(app: &App, id: &str) -> Result<ExecutionView, Problem> {
+    let id = full_id(app, id).await?;
+    app.queries
+        .execution(id)
+        .await?
+        .ok_or_else(|| no_such(&id.to_string()))
+}
+
+/// Where an execution can be read.
+pub enum Place {
+    /// In the log, whole.
+    Log {
+        /// Its namespace.
+        namespace: Namespace,
+        /// Its id.
+        id: ExecutionId,
+        /// The sequence of its start.
+        start_seq: u64,
+    },
+    /// Only in the record: it is older than the log.
+    Record(Box<ExecutionView>),
+}
+
+/// Where an execution is: in the log as long as it is there, so that a database that is away keeps nobody from
+/// watching or cancelling.
+pub async fn located(app: &App, id: &str) -> Result<Place, Problem> {
+    let id = full_id(app, id).await?;
+    let start = app.log.last(&subjects::start_anywhere(id)).await?;
+    let parsed = start.map(|start| (Subject::parse(&start.subject), start.seq));
+    if let Some((Ok(Subject::Start(namespace, _)), start_seq)) = parsed {
+        return Ok(Place::Log {
+            namespace,
+            id,
+            start_seq,
+        });
+    }
+    match app.queries.execution(id).await? {
+        Some(view) => Ok(Place::Record(Box::new(view))),
+        None => Err(no_such(&id.to_string())),
+    }
+}
+
+async fn full_id(app: &App, given: &str) -> Result<ExecutionId, Problem> {
+    let given = given.to_ascii_lowercase();
+    if let Ok(id) = given.parse() {
+        return Ok(id);
+    }
+    let is_prefix = (PREFIX_CHARS_MIN..36).contains(&given.len())
+        && given.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if !is_prefix {
+        let shown: String = given.chars().take(80).collect();
+        return Err(Problem::not_found(format!(
+            "`{shown}` is not an execution's id: use a UUID, or its first {PREFIX_CHARS_MIN} or more characters"
+        )));
+    }
+    let mut matching = app.queries.by_prefix(&given).await?;
+    match (matching.pop(), matching.pop()) {
+        (Some(only), None) => Ok(only.id),
+        (Some(one), Some(other)) => Err(Problem::conflict(format!(
+            "`{given}` is the beginning of several ids, {} and {} among them; give more of it",
+            other.id, one.id
+        ))),
+        (None, _) => Err(no_such(&given)),
+    }
+}
+
+fn no_such(id: &str) -> Problem {
+    Problem::not_found(format!("there is no execution {id}"))
+}

@@ -1,0 +1,261 @@
+//! `GET /api/v1/executions/{id}/logs`: what the steps of an execution printed, as plain text.
+//!
+//! Invariant: what a step printed is shown whole once it is over. Lines that were followed live are not shown
+//! twice, unless some were missed: then the whole follows, and says so.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use axum::{body::Body, http::StatusCode};
+use bus::{Blobs, LogMessage, Position};
+use futures_util::StreamExt;
+use protocol::{Subject, views::ExecutionView};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, App, Call, events, executions, problem::Problem, with_type};
+use crate::story::Event;
+
+/// Pieces that wait for a slow reader.
+const WAITING_MAX: usize = 32;
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the steps printed so far, or until the end.
+pub async fn text(app: Arc<App>, call: Call) -> Answer {
+    let wanted = call.query.text("step").map(str::to_owned);
+    let place = executions::located(&app, call.path("id")).await?;
+    let (namespace, id, start_seq) = match place {
+        executions::Place::Log {
+            namespace,
+            id,
+            start_seq,
+        } => (namespace, id, start_seq),
+        executions::Place::Record(view) => return finished(&app, &view, wanted.as_deref()).await,
+    };
+    if !call.query.is_true("follow") {
+        let view = executions::found(&app, &id.to_string()).await?;
+        return finished(&app, &view, wanted.as_deref()).await;
+    }
+    let permit = events::permit(&app)?;
+    let sources = events::Sources::open(&app, &namespace, id, start_seq, Position::All).await?;
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let (blobs, shutdown) = (app.blobs.clone(), app.shutdown.clone());
+    tokio::spawn(async move {
+        let _permit = permit;
+        let teller = Teller {
+            wanted,
+            blobs,
+            is_prefixed: false,
+            lines: HashMap::new(),
+            over: HashSet::new(),
+            sender,
+        };
+        teller.follow(sources, &shutdown).await;
+    });
+    Ok(with_type(
+        StatusCode::OK,
+        TEXT,
+        Body::from_stream(events::chunks(receiver)),
+    ))
+}
+
+async fn finished(app: &App, view: &ExecutionView, wanted: Option<&str>) -> Answer {
+    let names: Vec<&str> = view.steps.iter().map(|step| step.name.as_str()).collect();
+    if let Some(wanted) = wanted.filter(|wanted| !names.contains(wanted)) {
+        return Err(Problem::not_found(format!(
+            "there is no step `{wanted}` in {}; its steps are {}",
+            view.summary.name,
+            names.join(", ")
+        )));
+    }
+    let is_prefixed = wanted.is_none() && names.iter().any(|name| *name != names[0]);
+    let mut text = String::new();
+    for step in view
+        .steps
+        .iter()
+        .filter(|step| wanted.is_none_or(|wanted| step.name == wanted))
+    {
+        if !step.status.is_terminal() {
+            continue;
+        }
+        let printed = printed(
+            &app.blobs,
+            step.output.as_ref(),
+            step.error.as_deref(),
+            step.message.as_deref(),
+        );
+        text.push_str(&prefixed(&printed.await, &step.name, is_prefixed));
+    }
+    Ok(with_type(StatusCode::OK, TEXT, text))
+}
+
+/// Tells one reader what steps print while they run.
+struct Teller {
+    wanted: Option<String>,
+    blobs: Blobs,
+    is_prefixed: bool,
+    /// For each attempt that was told live, how many lines.
+    lines: HashMap<(String, u32), usize>,
+    /// Attempts that were told whole.
+    over: HashSet<(String, u32)>,
+    sender: mpsc::Sender<String>,
+}
+
+impl Teller {
+    async fn follow(mut self, mut sources: events::Sources, shutdown: &CancellationToken) {
+        let mut lives = true;
+        loop {
+            let told = tokio::select! {
+                biased;
+                () = self.sender.closed() => return,
+                () = shutdown.cancelled() => return,
+                message = sources.log.next() => match message {
+                    Some(Ok(message)) => self.happened(&sources.story.read(&message)).await,
+                    Some(Err(_)) | None => return,
+                },
+                message = sources.live.next(), if lives => match message {
+                    Some(Ok(message)) => self.printed_live(&message).await,
+                    Some(Err(_)) | None => { lives = false; continue; }
+                },
+            };
+            if !told {
+                return;
+            }
+        }
+    }
+
+    /// Whether to go on.
+    async fn happened(&mut self, events: &[Event]) -> bool {
+        for event in events {
+            match event.kind {
+                "execution.accepted" => {
+                    let steps = event
+                        .more
+                        .get("steps")
+                        .and_then(Value::as_array)
+                        .map_or(0, Vec::len);
+                    self.is_prefixed = self.wanted.is_none() && steps > 1;
+                }
+                "step.completed" if !self.completed(event).await => return false,
+                "execution.completed" => return false,
+                _ => {}
+            }
+        }
+        true
+    }
+
+    async fn completed(&mut self, event: &Event) -> bool {
+        let step = event.step.clone().unwrap_or_default();
+        if self.is_unwanted(&step) {
+            return true;
+        }
+        let (error, message) = (event.error.as_deref(), event.message.as_deref());
+        let whole = printed(&self.blobs, event.output.as_ref(), error, message).await;
+        let of_output = printed(&self.blobs, event.output.as_ref(), None, None).await;
+        let attempt = (step.clone(), event.attempt.unwrap_or(0));
+        let told = self.lines.remove(&attempt);
+        self.over.insert(attempt);
+        let text = match told {
+            None => whole,
+            // All of it was told already; what is left is how it ended.
+            Some(lines) if lines == of_output.lines().count() => {
+                whole.strip_prefix(&of_output).unwrap_or_default().to_owned()
+            }
+            Some(_) => format!("--- some lines were missed; this is the whole ---\n{whole}"),
+        };
+        self.send(prefixed(&text, &step, self.is_prefixed)).await
+    }
+
+    async fn printed_live(&mut self, message: &LogMessage) -> bool {
+        let Ok(Subject::Live(_, _, step, attempt)) = Subject::parse(&message.subject) else {
+            return true;
+        };
+        let event = Event::of_progress(message, &step, attempt).filter(|event| event.kind == "log.line");
+        let (Some(event), false) = (event, self.is_unwanted(step.as_str())) else {
+            return true;
+        };
+        let told = (step.to_string(), attempt.get());
+        if self.over.contains(&told) {
+            return true;
+        }
+        *self.lines.entry(told).or_default() += 1;
+        let line = format!("{}\n", event.message.unwrap_or_default());
+        self.send(prefixed(&line, step.as_str(), self.is_prefixed)).await
+    }
+
+    fn is_unwanted(&self, step: &str) -> bool {
+        self.wanted.as_deref().is_some_and(|wanted| wanted != step)
+    }
+
+    async fn send(&self, text: String) -> bool {
+        text.is_empty() || self.sender.send(text).await.is_ok()
+    }
+}
+
+/// What a step printed, as text with a newline at its end: a command's output, an agent's findings, how a
+/// condition came out; and why it failed.
+async fn printed(
+    blobs: &Blobs,
+    output: Option<&Value>,
+    error: Option<&str>,
+    message: Option<&str>,
+) -> String {
+    let whole = match output.and_then(|output| output.get("blob")) {
+        Some(blob) => executions::whole(blobs, blob).await,
+        None => None,
+    };
+    let preview = output.and_then(|output| output.get("preview").filter(|_| output.get("blob").is_some()));
+    let mut text = String::new();
+    let mut add = |piece: &str| {
+        if !piece.is_empty() {
+            text.push_str(piece);
+            if !piece.ends_with('\n') {
+                text.push('\n');
+            }
+        }
+    };
+    match whole.as_ref().or(preview).or(output) {
+        Some(Value::Object(output)) if output.contains_key("stdout") || output.contains_key("stderr") => {
+            for stream in ["stdout", "stderr"] {
+                add(output.get(stream).and_then(Value::as_str).unwrap_or_default());
+            }
+        }
+        Some(Value::Object(output)) if output.contains_key("summary") => findings(output, &mut add),
+        Some(Value::Object(output)) if output.contains_key("condition_met") => {
+            if message.is_none() {
+                add(output.get("message").and_then(Value::as_str).unwrap_or_default());
+            }
+        }
+        Some(Value::Null) | None => {}
+        Some(other) => add(&other.to_string()),
+    }
+    add(message.unwrap_or_default());
+    if let Some(error) = error {
+        add(&format!("error: {error}"));
+    }
+    text
+}
+
+fn findings(output: &serde_json::Map<String, Value>, add: &mut impl FnMut(&str)) {
+    let text = |name: &str| output.get(name).and_then(Value::as_str).unwrap_or_default();
+    add(text("summary"));
+    if !text("root_cause").is_empty() {
+        add(&format!("root cause: {}", text("root_cause")));
+    }
+    for (name, title) in [("findings", "finding"), ("recommendations", "recommendation")] {
+        for entry in output.get(name).and_then(Value::as_array).into_iter().flatten() {
+            let shown = entry.as_str().map_or_else(|| entry.to_string(), str::to_owned);
+            add(&format!("{title}: {shown}"));
+        }
+    }
+}
+
+fn prefixed(text: &str, step: &str, is_prefixed: bool) -> String {
+    if !is_prefixed {
+        return text.to_owned();
+    }
+    text.lines().map(|line| format!("[{step}] {line}\n")).collect()
+}

@@ -1,0 +1,164 @@
+//! The HTTP door: the table of routes, what happens to every request before and after its handler, and the
+//! handlers, one file per kind of thing.
+//!
+//! Invariants:
+//! - A path is served if and only if it stands in [`routes::table`], from which the OpenAPI document is made.
+//! - Every request is bounded: the size of its body, the time for its answer, the number worked on at once.
+
+mod alerts;
+mod auth;
+mod deadletters;
+mod door;
+mod events;
+mod executions;
+mod logs;
+mod openapi;
+mod params;
+pub mod problem;
+pub mod routes;
+mod schemas;
+mod submit;
+mod webhooks;
+mod workflows;
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use bus::{Blobs, Connection, NatsLog};
+use serde::Serialize;
+use service::{Config, Health, Metrics};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::Admission, definitions::Registry, queries::Queries, sources::Sources, start::Starter,
+};
+use params::Params;
+use problem::Problem;
+
+pub use door::router;
+
+/// Event streams and followed logs open at one time; each holds two subscriptions.
+const STREAMS_MAX: usize = 256;
+
+/// What handlers work with.
+pub struct App {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Whether the process can work.
+    pub health: Health,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// The connection, for the server's limits.
+    pub connection: Connection,
+    /// The log.
+    pub log: NatsLog,
+    /// Large bodies.
+    pub blobs: Blobs,
+    /// Who may post alerts, and how they are read.
+    pub sources: Sources,
+    /// Definitions.
+    pub registry: Registry,
+    /// Starts executions.
+    pub starter: Starter,
+    /// Whether new work is admitted.
+    pub admission: Admission,
+    /// Asks store-writer.
+    pub queries: Queries,
+    /// Ends streams when the process does.
+    pub shutdown: CancellationToken,
+    in_flight: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// The parts that a service brings to its door.
+pub struct Parts {
+    /// The service that this is the door of.
+    pub service: service::Service,
+    /// The connection.
+    pub connection: Connection,
+    /// The log.
+    pub log: NatsLog,
+    /// Large bodies.
+    pub blobs: Blobs,
+    /// Who may post alerts.
+    pub sources: Sources,
+    /// Definitions.
+    pub registry: Registry,
+    /// Starts executions.
+    pub starter: Starter,
+}
+
+impl App {
+    /// A door for these parts.
+    pub fn new(parts: Parts) -> Self {
+        let config = parts.service.config.clone();
+        Self {
+            health: parts.service.health.clone(),
+            metrics: parts.service.metrics.clone(),
+            shutdown: parts.service.shutdown.clone(),
+            admission: Admission::new(parts.log.clone(), config.nats.admission_stop_percent),
+            queries: Queries::new(parts.connection.clone()),
+            in_flight: Arc::new(Semaphore::new(config.http.in_flight_max)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            connection: parts.connection,
+            log: parts.log,
+            blobs: parts.blobs,
+            sources: parts.sources,
+            registry: parts.registry,
+            starter: parts.starter,
+            config,
+        }
+    }
+}
+
+/// A request, read and checked.
+#[derive(Debug, Default)]
+pub struct Call {
+    path: BTreeMap<String, String>,
+    /// The parameters of the query.
+    pub query: Params,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, within its limit.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// A part of the path by its name in the route.
+    pub fn path(&self, name: &str) -> &str {
+        self.path.get(name).map_or("", String::as_str)
+    }
+
+    /// A header as text; absent where it is none.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// What a handler gives.
+pub type Answer = Result<Response<Body>, Problem>;
+/// A handler at work.
+pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+/// A handler.
+pub type Handler = fn(Arc<App>, Call) -> Answering;
+
+/// An answer in JSON.
+fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    let text = serde_json::to_vec(body)
+        .map_err(|error| Problem::internal(format!("the answer cannot be written: {error}")))?;
+    Ok(with_type(status, "application/json", text))
+}
+
+/// An answer of some media type.
+fn with_type(status: StatusCode, media_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

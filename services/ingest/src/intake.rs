@@ -1,0 +1,381 @@
+//! Intake: what sources sent becomes executions, and every alert gets exactly one disposition.
+//!
+//! Invariants:
+//! - A message is acknowledged only once every alert in it has its disposition in the log.
+//! - Handling a message again changes nothing: starts and dispositions are written once, and times are those of
+//!   the messages.
+
+use std::{sync::Arc, time::Duration};
+
+use bus::{Failure, Handler, Log, LogError, LogMessage, NatsLog, Started, Stored, Written, consume};
+use bytes::Bytes;
+use engine::context::input_of_alert;
+use protocol::{
+    Alert, AlertStatus, Disposition, DispositionKind, ExecutionId, SourceName, Start, Subject, Timestamp,
+    encode,
+};
+use service::{Config, Metrics};
+
+use crate::{
+    definitions::{Known, Match, Registry, Snapshot},
+    identity::{self, Sighting},
+    sources::Sources,
+    start::{Outcome, Starter},
+};
+
+/// Attempts at noting when an alert was seen, against other processes that note it at the same time.
+const SIGHTING_ATTEMPTS_MAX: u32 = 20;
+/// Longest reason that is recorded.
+const REASON_CHARS_MAX: usize = 2000;
+
+/// Works on the messages of `FIST_ALERTS`.
+pub struct Intake {
+    log: NatsLog,
+    started: Started,
+    sources: Sources,
+    registry: Registry,
+    starter: Starter,
+    metrics: Metrics,
+    /// After how long unseen an alert without a start time is new again.
+    silence: Duration,
+}
+
+/// What came to be of one alert.
+struct Finding {
+    disposition: DispositionKind,
+    reason: String,
+    executions: Vec<ExecutionId>,
+}
+
+impl Finding {
+    fn new(disposition: DispositionKind, reason: impl Into<String>) -> Self {
+        Self {
+            disposition,
+            reason: reason.into(),
+            executions: Vec::new(),
+        }
+    }
+}
+
+/// One alert's place in its message.
+#[derive(Clone)]
+struct Delivery {
+    token: String,
+    seq: u64,
+    alerts: u32,
+    source: SourceName,
+    at: Timestamp,
+}
+
+impl Intake {
+    /// Over these parts.
+    pub fn new(
+        log: NatsLog,
+        started: Started,
+        registry: Registry,
+        starter: Starter,
+        config: &Config,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            sources: Sources::new(&config.sources),
+            silence: Duration::from_secs(config.ingest.seen_hours * 3600),
+            log,
+            started,
+            registry,
+            starter,
+            metrics,
+        }
+    }
+
+    async fn message(&self, message: &LogMessage) -> Result<(), LogError> {
+        let (source, read) = match Subject::parse(&message.subject) {
+            Ok(Subject::Intake(source)) => {
+                let read = self.sources.reader(&source).read(&source, &message.payload);
+                (source, read)
+            }
+            _ => (
+                named_after(&message.subject),
+                Err(format!(
+                    "{} is not fist.alerts.<source>: a source's name is letters, digits, - and _",
+                    message.subject
+                )),
+            ),
+        };
+        let alerts = match read {
+            Ok(alerts) => alerts,
+            Err(reason) => return self.unreadable(message, source, reason).await,
+        };
+        let group: Vec<Alert> = alerts.iter().filter_map(|alert| alert.clone().ok()).collect();
+        let definitions = self.registry.current().await?;
+        let count = u32::try_from(alerts.len()).unwrap_or(u32::MAX);
+        for (index, alert) in alerts.into_iter().enumerate() {
+            let delivery = Delivery {
+                token: match index {
+                    0 => message.seq.to_string(),
+                    index => format!("{}-{index}", message.seq),
+                },
+                seq: message.seq,
+                alerts: count,
+                source: source.clone(),
+                at: message.at,
+            };
+            match alert {
+                Ok(alert) => self.alert(&delivery, alert, &group, &definitions).await?,
+                Err(reason) => {
+                    let id = identity::unread_id(&delivery.source, &delivery.token);
+                    let finding = Finding::new(DispositionKind::Rejected, reason);
+                    self.record(&delivery, id, None, finding).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a message of which nothing could be read as one rejected alert.
+    async fn unreadable(
+        &self,
+        message: &LogMessage,
+        source: SourceName,
+        reason: String,
+    ) -> Result<(), LogError> {
+        let delivery = Delivery {
+            token: message.seq.to_string(),
+            seq: message.seq,
+            alerts: 1,
+            source,
+            at: message.at,
+        };
+        let id = identity::unread_id(&delivery.source, &delivery.token);
+        self.record(
+            &delivery,
+            id,
+            None,
+            Finding::new(DispositionKind::Rejected, reason),
+        )
+        .await
+    }
+
+    async fn alert(
+        &self,
+        delivery: &Delivery,
+        alert: Alert,
+        group: &[Alert],
+        definitions: &Snapshot,
+    ) -> Result<(), LogError> {
+        let starts_at = match alert.starts_at {
+            Some(starts_at) => starts_at,
+            None => self.sighted(&alert, delivery.at).await?,
+        };
+        let id = identity::alert_id(&alert, starts_at);
+        let finding = match alert.status {
+            AlertStatus::Resolved => Finding::new(
+                DispositionKind::Resolved,
+                "it is over; resolved alerts start nothing",
+            ),
+            AlertStatus::Firing => match definitions.matching(&alert) {
+                Match::Filtered(reason) => Finding::new(DispositionKind::Filtered, reason),
+                Match::Wanted(wanted) => {
+                    let alert = Alert {
+                        starts_at: Some(starts_at),
+                        ..alert.clone()
+                    };
+                    self.started(delivery, &alert, starts_at, group, &wanted).await?
+                }
+            },
+        };
+        self.record(delivery, id, Some(alert), finding).await
+    }
+
+    /// Since when an alert without a start time counts as firing.
+    async fn sighted(&self, alert: &Alert, at: Timestamp) -> Result<Timestamp, LogError> {
+        let key = identity::sighting_key(&alert.source, &alert.fingerprint, alert.status);
+        for _ in 0..SIGHTING_ATTEMPTS_MAX {
+            let entry = self.started.get(&key).await?;
+            let before = entry
+                .as_ref()
+                .and_then(|entry| serde_json::from_slice(&entry.value).ok());
+            let now = Sighting::seen(before, at, self.silence);
+            if Some(now) == before {
+                return Ok(now.first);
+            }
+            let value: Bytes = serde_json::to_vec(&now).unwrap_or_default().into();
+            let stored = match entry {
+                None => self.started.create(&key, value).await?,
+                Some(entry) => self.started.refresh(&key, value, entry.revision).await?,
+            };
+            if matches!(stored, Stored::At(_)) {
+                return Ok(now.first);
+            }
+        }
+        Err(LogError::Unavailable {
+            action: "note when the alert was seen".to_owned(),
+            reason: "other processes kept noting it at the same time".to_owned(),
+        })
+    }
+
+    /// Starts what wants the alert.
+    async fn started(
+        &self,
+        delivery: &Delivery,
+        alert: &Alert,
+        starts_at: Timestamp,
+        group: &[Alert],
+        wanted: &[Arc<Known>],
+    ) -> Result<Finding, LogError> {
+        let (mut begun, mut merged, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let mut reasons = Vec::new();
+        for known in wanted {
+            let id = identity::execution_of_alert(&known.namespace, &known.name, alert, starts_at);
+            let workflow = format!("{}/{}", known.namespace, known.name);
+            match self.start(delivery, alert, id, group, known).await {
+                // A redelivery of this very message finds what it started itself before it was cut off.
+                Ok(Outcome::New) => begun.push(id),
+                Ok(Outcome::Already(first)) if first.delivery.as_deref() == Some(&delivery.token) => {
+                    begun.push(id)
+                }
+                Ok(Outcome::Already(first)) => {
+                    let by = first
+                        .delivery
+                        .map(|first| format!(" by delivery {first}"))
+                        .unwrap_or_default();
+                    reasons.push(format!("execution {id} of {workflow} was started before{by}"));
+                    merged.push(id);
+                }
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error @ LogError::Missing { .. }) => return Err(error),
+                Err(error) => {
+                    reasons.push(format!("{workflow} could not be started: {error}"));
+                    refused.push(id);
+                }
+            }
+        }
+        let disposition = match (begun.is_empty(), merged.is_empty()) {
+            (false, _) => DispositionKind::Started,
+            (true, false) => DispositionKind::Merged,
+            (true, true) => DispositionKind::Rejected,
+        };
+        begun.extend(merged);
+        Ok(Finding {
+            disposition,
+            reason: reasons.join("; "),
+            executions: begun,
+        })
+    }
+
+    async fn start(
+        &self,
+        delivery: &Delivery,
+        alert: &Alert,
+        id: ExecutionId,
+        group: &[Alert],
+        known: &Known,
+    ) -> Result<Outcome, LogError> {
+        let with = |group: &[Alert]| Start {
+            namespace: known.namespace.clone(),
+            execution: id,
+            workflow: known.name.clone(),
+            trigger_source: alert.source.to_string(),
+            spec: serde_json::to_value(&known.workflow.spec).unwrap_or_default(),
+            input: input_of_alert(alert, group),
+            delivery: Some(delivery.token.clone()),
+            uid: None,
+        };
+        match self.starter.start_execution(&with(group)).await {
+            // The alert itself matters; those that came with it are company.
+            Err(LogError::TooLarge { .. }) if group.len() > 1 => {
+                self.starter
+                    .start_execution(&with(std::slice::from_ref(alert)))
+                    .await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn record(
+        &self,
+        delivery: &Delivery,
+        id: protocol::AlertId,
+        alert: Option<Alert>,
+        finding: Finding,
+    ) -> Result<(), LogError> {
+        let subject = Subject::Disposition(delivery.source.clone(), id.clone(), delivery.token.clone());
+        let mut disposition = Disposition {
+            id,
+            delivery: delivery.token.clone(),
+            delivery_seq: delivery.seq,
+            delivery_alerts: delivery.alerts,
+            source: delivery.source.clone(),
+            alert,
+            disposition: finding.disposition,
+            reason: finding.reason.chars().take(REASON_CHARS_MAX).collect(),
+            executions: finding.executions,
+            received_at: delivery.at,
+        };
+        let body = encode(self.log.now(), &disposition);
+        let written = match self.log.write_fact(&subject, body).await {
+            Err(LogError::TooLarge { .. }) => {
+                // The record must be written; what became of the alert matters more than its labels.
+                if let Some(alert) = &mut disposition.alert {
+                    alert.annotations.clear();
+                    alert
+                        .labels
+                        .retain(|name, _| name == "alertname" || name == "severity");
+                }
+                self.log
+                    .write_fact(&subject, encode(self.log.now(), &disposition))
+                    .await?
+            }
+            other => other?,
+        };
+        if matches!(written, Written::New(_)) {
+            self.metrics
+                .alert(delivery.source.as_str(), disposition.disposition.as_str());
+            tracing::info!(
+                source = %delivery.source,
+                delivery = delivery.token,
+                disposition = disposition.disposition.as_str(),
+                executions = disposition.executions.len(),
+                "alert recorded"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Intake {
+    async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
+        self.metrics.delivery("ingest", deliveries);
+        Ok(self.message(&message).await?)
+    }
+
+    /// A message that kills its handlers still gets its disposition, so that the balance holds; then it is
+    /// set aside.
+    async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {
+        let failure = consume::poison(&message, trials);
+        let source = match Subject::parse(&message.subject) {
+            Ok(Subject::Intake(source)) => source,
+            _ => named_after(&message.subject),
+        };
+        self.unreadable(&message, source, format!("it was set aside: {failure}"))
+            .await?;
+        self.metrics.dead_letter("ingest");
+        Err(failure)
+    }
+}
+
+/// The nearest thing to a source's name in a subject that holds none.
+fn named_after(subject: &str) -> SourceName {
+    let rest = subject.strip_prefix("fist.alerts.").unwrap_or(subject);
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+            c
+        } else {
+            '_'
+        }
+    };
+    let name: String = rest.chars().take(100).map(plain).collect();
+    SourceName::new(name)
+        .or_else(|_| SourceName::new("unknown"))
+        .expect("`unknown` is a source's name")
+}
