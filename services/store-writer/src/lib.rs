@@ -21,7 +21,7 @@ mod world;
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Blobs, Connection, Log, NatsLog, Settings, topology::STORE_WRITER};
+use bus::{Attached, Log, NatsLog, attach, attach::look_after, topology::STORE_WRITER};
 use service::{Config, Fatal, Service};
 use tokio::task::JoinSet;
 
@@ -29,8 +29,8 @@ pub use rebuild::{RebuildError, Rebuilt, rebuild};
 
 use crate::{projector::Projector, query::Answerer, store::Store};
 
-/// How often the lag and the connection are looked at.
-const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// How often the lag is looked at.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
 
 /// Projects and answers until shutdown.
 ///
@@ -38,13 +38,13 @@ const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// What keeps the service from working, with the remedy. A database that is away does not.
 pub async fn run(service: Service) -> Result<(), Fatal> {
     let store = open_store(&service.config)?;
-    service.health.expect("nats");
     service.health.expect("database");
     service.health.expect("queries");
-    let (connection, log) = open_log(&service).await?;
-    let blobs = Blobs::open(&connection)
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
+    let Attached {
+        connection,
+        log,
+        blobs,
+    } = attach(&service).await?;
     let answerer = Answerer {
         log: log.clone(),
         store: Arc::clone(&store),
@@ -58,13 +58,14 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
     let mut tasks = JoinSet::new();
     tasks.spawn(projector.run());
     tasks.spawn(query::serve(connection.clone(), answerer, service.clone()));
-    tasks.spawn(watch(connection.clone(), log.clone(), service.clone()));
+    tasks.spawn(show_lag(log.clone(), service.clone()));
+    tasks.spawn(look_after_nats(log.clone(), service.clone()));
     let deleting = retention::run(log, store, service.clone());
     tasks.spawn(async {
         deleting.await;
         Ok(())
     });
-    let outcome = join(tasks, &service).await;
+    let outcome = join(tasks).await;
     connection.close().await;
     outcome
 }
@@ -76,7 +77,7 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
 /// What went wrong, with the remedy.
 pub async fn run_rebuild(service: Service) -> Result<(), Fatal> {
     let store = open_store(&service.config)?;
-    let (connection, log) = open_log(&service).await?;
+    let Attached { connection, log, .. } = attach(&service).await?;
     let rebuilt = rebuild(&log, &*store, &service)
         .await
         .map_err(|error| Fatal::new(error.to_string()))?;
@@ -101,59 +102,19 @@ pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, Fatal> {
     store::from_url(config.database.url.expose(), limits).map_err(|error| Fatal::new(error.to_string()))
 }
 
-async fn open_log(service: &Service) -> Result<(Connection, NatsLog), Fatal> {
-    let nats = &service.config.nats;
-    let wait = Duration::from_millis(nats.connect_timeout_ms);
-    let password = nats
-        .password
-        .as_ref()
-        .map(|password| password.expose().to_owned());
-    let settings = Settings {
-        url: nats.url.clone(),
-        credentials_file: nats.credentials_file.clone(),
-        user_and_password: nats.user.clone().zip(password),
-        tls_ca_file: nats.tls_ca_file.clone(),
-        client_name: format!("fist {}", service.name),
-        attempt_time: wait,
-        deadline: wait,
-    };
-    let connection = Connection::open(&settings)
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
-    let log = NatsLog::open(&connection)
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
-    Ok((connection, log))
-}
-
 /// Waits for all; the first that fails ends the others.
-async fn join(mut tasks: JoinSet<Result<(), Fatal>>, service: &Service) -> Result<(), Fatal> {
-    let mut outcome = Ok(());
+async fn join(mut tasks: JoinSet<Result<(), Fatal>>) -> Result<(), Fatal> {
     while let Some(task) = tasks.join_next().await {
-        let ended = task.unwrap_or_else(|error| Err(Fatal::new(format!("store-writer has a bug: {error}"))));
-        if ended.is_err() && outcome.is_ok() {
-            // The others cannot be told through the process's own token, which is not ours to cancel.
-            tasks.abort_all();
-            outcome = ended;
-        } else if outcome.is_ok() && !service.shutdown.is_cancelled() {
-            // Retention returns at once where it is off.
-            continue;
-        }
+        // Dropped with the set, the others stop at their next await.
+        task.unwrap_or_else(|error| Err(Fatal::new(format!("store-writer has a bug: {error}"))))?;
     }
-    outcome
+    Ok(())
 }
 
-/// Shows how far the database is behind, and whether NATS is there.
-async fn watch(connection: Connection, log: NatsLog, service: Service) -> Result<(), Fatal> {
+/// Shows how far the database is behind.
+async fn show_lag(log: NatsLog, service: Service) -> Result<(), Fatal> {
     loop {
-        let is_connected = connection.is_connected();
-        let state = if is_connected {
-            Ok(())
-        } else {
-            Err(format!("no connection to {}", connection.url()))
-        };
-        service.health.set("nats", state);
-        if is_connected && let Ok(state) = log.consumer_state(&STORE_WRITER).await {
+        if let Ok(state) = log.consumer_state(&STORE_WRITER).await {
             let age = state
                 .oldest
                 .map(|oldest| log.now().since(oldest))
@@ -161,11 +122,18 @@ async fn watch(connection: Connection, log: NatsLog, service: Service) -> Result
             service
                 .metrics
                 .projection_lag(state.waiting + state.in_flight, age);
-            service.metrics.queue(STORE_WRITER.name, state.waiting, age);
         }
         tokio::select! {
             () = service.shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = tokio::time::sleep(SHOW_EVERY) => {}
         }
     }
+}
+
+async fn look_after_nats(log: NatsLog, service: Service) -> Result<(), Fatal> {
+    tokio::select! {
+        () = service.shutdown.cancelled() => {}
+        () = look_after(&service, &log, &[STORE_WRITER]) => {}
+    }
+    Ok(())
 }

@@ -17,8 +17,9 @@ use crate::{
     store::{ExecutionScan, Limits, Store, from_url},
 };
 
-/// Whatever is waited for comes within this.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Whatever is waited for comes within this: a message that a killed server had on its way comes again after
+/// the durable's `ack_wait`, a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct World {
     pub nats: TestNats,

@@ -196,6 +196,34 @@ async fn a_projector_that_ends_hands_back_what_it_could_not_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_killed_and_comes_back_is_read_on() {
+    let mut world = World::new().await;
+    let store = world.sqlite("a.db").await;
+    let running = world.project(&store, 5);
+    let messages = mixed(12);
+    let (before, after) = messages.split_at(messages.len() / 2);
+    world.write(before).await;
+    world.nats.kill9();
+    world.nats.restart().await;
+    eventually("the connection is back", || async {
+        world.connection.is_connected().then_some(())
+    })
+    .await;
+    world.write(after).await;
+    eventually("all is written", || async {
+        let folded = world.folded().await;
+        for (id, view) in &folded {
+            let record = store.record(*id).await.unwrap()?;
+            (record.view(*id).as_ref() == Some(view)).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+    world.assert_equals_log(&*store).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_set_aside_and_its_neighbours_are_written() {
     let world = World::new().await;
     let store = world.sqlite("a.db").await;
