@@ -8,12 +8,9 @@ use std::collections::HashMap;
 use protocol::StepName;
 
 use crate::{
-    manifest::Spec,
+    manifest::{STEPS_MAX, Spec},
     program::{Program, ProgramStep},
 };
-
-/// Most steps of a workflow.
-pub const STEPS_MAX: usize = 1_000;
 
 /// A definition ready to be executed.
 #[derive(Debug)]

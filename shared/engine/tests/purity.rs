@@ -44,6 +44,8 @@ fn no_runtime_and_no_io_crate_is_reached() {
         "async-std",
         "smol",
         "socket2",
+        "getrandom",
+        "rand",
         "rustls",
         "bus",
         "service",
