@@ -13,6 +13,7 @@ pub mod redact;
 pub mod runner;
 pub mod running;
 pub mod tools;
+mod web;
 
 use std::{
     sync::{

@@ -10,8 +10,8 @@ use futures_util::StreamExt as _;
 use mock::{DIALECTS, Dialect, KEY, Mock, PLANTED, Reply, submits};
 use protocol::{
     Append, Attempt, Cause, Done, End, EndStatus, ExecutionId, Fact, LaneAction, Namespace, Outcome,
-    StepFailure, StepName, Subject, Task, TaskType, Timestamp, WorkflowName, decode, encode, subjects,
-    turns::Turn,
+    StepFailure, StepName, Subject, Task, TaskType, Timestamp, WorkflowName, decode, encode, live::Live,
+    subjects, turns::Turn,
 };
 use serde_json::{Value, json};
 use service::{Config, Fatal, Service, config::Secrets};
@@ -223,10 +223,37 @@ async fn an_investigation_is_recorded_grounded_and_free_of_secrets() {
             ],
         )
         .await;
+        let mut live = bench
+            .log
+            .follow_live(vec![subjects::ALL_LIVE.to_owned()], Position::New)
+            .await
+            .unwrap();
         let running = bench.start(mock.secrets());
         let task = bench.hand_out(work(dialect), Duration::from_secs(600)).await;
         let done = bench.done(&task).await;
         assert_eq!(done.outcome, Outcome::Succeeded);
+        let said = tokio::time::timeout(WITHIN, live.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        let said = decode::<Live>(&said.payload).unwrap().body;
+        assert_eq!(
+            said,
+            Live::Says {
+                text: "I look at both".into()
+            }
+        );
+        let called = tokio::time::timeout(WITHIN, live.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        let called = decode::<Live>(&called.payload).unwrap().body;
+        assert!(
+            matches!(&called, Live::ToolCall { tool, arguments } if tool == "kubectl" && arguments == "get pod web-1"),
+            "{called:?}"
+        );
         let output = output(&done);
         assert_eq!(
             (&output["status"], &output["can_auto_fix"]),

@@ -341,7 +341,10 @@ impl Investigation<'_> {
             Ok(answer) => answer,
             Err(error) => {
                 memory.lost = sum(memory.lost, error.usage);
-                tracing::warn!(%error, "the model gave no answer");
+                tracing::warn!(
+                    reason = self.redactor.text(&error.to_string()),
+                    "the model gave no answer"
+                );
                 match (error.kind, last) {
                     // In the time that is kept for it, the ending can still be asked for.
                     (LlmErrorKind::Deadline, None) => memory.is_out_of_time = true,

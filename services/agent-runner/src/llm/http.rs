@@ -4,18 +4,19 @@
 //! - Tried again: 408, 429, 5xx and 529, a connection that failed or broke off, a stream without its end.
 //!   Never: 400, 401, 403, 404 and the other 4xx, an exhausted quota, an answer that we cannot read.
 //! - `Retry-After` is honoured; where it, or our own pause, would end after the deadline, the call fails now.
-//! - Redirects are not followed: they could carry the key elsewhere.
+//! - Redirects are not followed (`web.rs`): they could carry the key elsewhere.
 
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use protocol::turns::Usage;
-use reqwest::{Client, StatusCode, header::HeaderMap};
+use reqwest::{StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Answer, LlmError, LlmErrorKind, sse, sum};
+use crate::web::cause;
 
 /// Bytes of an error's body that are read.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
@@ -109,20 +110,6 @@ pub trait Reader: Send {
     /// # Errors
     /// When what came does not make an answer.
     fn finish(self: Box<Self>) -> Result<Answer, Failed>;
-}
-
-/// A client for all calls of one provider.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub fn client(patience: &Patience) -> Result<Client, String> {
-    service::install_crypto();
-    Client::builder()
-        .connect_timeout(patience.connect)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("punching-fist/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| format!("the HTTP client cannot be built: {error}"))
 }
 
 /// Repeats `attempt` as its failures deserve, until the deadline.
@@ -362,18 +349,6 @@ fn sending_failed(error: &reqwest::Error) -> Failed {
         return Failed::for_good(message);
     }
     Failed::broken(message)
-}
-
-/// An error with its causes, without the address, which can hold credentials.
-pub fn cause(error: &reqwest::Error) -> String {
-    let mut texts = Vec::new();
-    let mut source: Option<&dyn std::error::Error> = std::error::Error::source(error);
-    while let Some(inner) = source {
-        texts.push(inner.to_string());
-        source = inner.source();
-    }
-    // The innermost says what happened; the outer ones repeat that something did.
-    texts.pop().unwrap_or_else(|| "no reason given".to_owned())
 }
 
 /// When the provider wants to be asked again.

@@ -15,10 +15,11 @@ use service::config::{Llm, Secret, Secrets};
 use super::{
     LlmError, LlmErrorKind, Provider,
     anthropic::{self, Anthropic},
-    http::{self, Patience},
+    http::Patience,
     openai::{self, OpenAi},
     scripted::{self, Scripted},
 };
+use crate::web;
 
 /// The pause before a call is tried again for the first time, unless the provider names one.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -187,7 +188,7 @@ impl Found {
             )));
         }
         let patience = patience(llm);
-        let client = http::client(&patience).map_err(fail)?;
+        let client = web::client(&base, patience.connect, |builder| builder).map_err(fail)?;
         Ok(Self {
             client,
             patience,

@@ -13,14 +13,14 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture};
-use reqwest::{Client, Method, Response, Url, header::HeaderMap};
+use reqwest::{ClientBuilder, Method, Response, Url, header::HeaderMap};
 use serde_json::{Value, json};
 
 use super::{
     Surroundings, Tool, ToolError,
     network::{Network, is_link_local, plain, reserved},
 };
-use crate::llm::http::cause;
+use crate::web::{self, cause};
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -260,18 +260,15 @@ fn place(url: &Url) -> String {
 }
 
 async fn send(url: &Url, addresses: &[SocketAddr], method: Method) -> Result<Response, ToolError> {
-    service::install_crypto();
-    let mut builder = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
+    let pinned = |builder: ClientBuilder| {
         // A proxy would resolve the name again, and connect to what it finds.
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(5));
-    if let Some(name) = url.domain() {
-        builder = builder.resolve_to_addrs(name, addresses);
-    }
-    let client = builder
-        .build()
-        .map_err(|error| ToolError::Failed(format!("the HTTP client cannot be built: {error}")))?;
+        let builder = builder.no_proxy();
+        match url.domain() {
+            Some(name) => builder.resolve_to_addrs(name, addresses),
+            None => builder,
+        }
+    };
+    let client = web::client(url, Duration::from_secs(5), pinned).map_err(ToolError::Failed)?;
     client
         .request(method, url.clone())
         .send()

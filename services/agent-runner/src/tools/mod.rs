@@ -60,6 +60,9 @@ pub struct Surroundings<'a> {
     pub namespace: &'a str,
 }
 
+/// Bytes of a call's arguments that the service's log shows.
+const LOGGED_BYTES_MAX: usize = 500;
+
 type Make = fn(&Surroundings<'_>) -> Result<Box<dyn Tool>, String>;
 
 /// Every tool by the name that workflows use.
@@ -130,7 +133,7 @@ impl Toolbox {
         self.tools.iter().map(spec).collect()
     }
 
-    /// Makes a call, within the step's remaining time.
+    /// Makes a call, within the step's remaining time. The arguments are redacted already: they go to the log.
     pub async fn call(
         &self,
         name: &str,
@@ -152,13 +155,9 @@ impl Toolbox {
             .find(|(known, _)| *known == name)
             .map_or("unknown", |(known, _)| known);
         metrics.tool_call(label, outcome, begun.elapsed());
-        tracing::info!(
-            tool = label,
-            outcome,
-            bytes = text.len(),
-            ms = begun.elapsed().as_millis(),
-            "tool called"
-        );
+        let shown = cut::cut(arguments.to_string(), LOGGED_BYTES_MAX);
+        let (bytes, ms) = (text.len(), begun.elapsed().as_millis());
+        tracing::info!(tool = label, arguments = shown, outcome, bytes, ms, "tool called");
         Given {
             text: if text.is_empty() {
                 "(no output)".to_owned()

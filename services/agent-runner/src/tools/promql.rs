@@ -10,7 +10,7 @@ use reqwest::{Client, Url};
 use serde_json::{Value, json};
 
 use super::{Surroundings, Tool, ToolError};
-use crate::llm::http::cause;
+use crate::web::{self, cause};
 
 /// Series that one result shows.
 const SERIES_MAX: usize = 60;
@@ -48,12 +48,7 @@ pub fn make(surroundings: &Surroundings<'_>) -> Result<Box<dyn Tool>, String> {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         .ok_or_else(|| format!("{source} is no address; use one such as http://prometheus:9090"))?;
-    service::install_crypto();
-    let client = Client::builder()
-        .connect_timeout(Duration::from_secs(5))
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| format!("the HTTP client cannot be built: {error}"))?;
+    let client = web::client(&base, Duration::from_secs(5), |builder| builder)?;
     Ok(Box::new(Promql { client, base }))
 }
 

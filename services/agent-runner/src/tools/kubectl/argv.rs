@@ -626,6 +626,43 @@ mod tests {
         );
     }
 
+    /// What we write is understood by the real program: it fails for want of a cluster, not of understanding.
+    #[test]
+    fn kubectl_itself_understands_what_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let kubectl = |args: &[String]| {
+            let mut command = std::process::Command::new("kubectl");
+            // A port that nobody listens on.
+            command
+                .args(args)
+                .args(["--server=http://127.0.0.1:1", "--request-timeout=1s"]);
+            command.env("HOME", dir.path()).env_remove("KUBECONFIG").output()
+        };
+        if let Err(error) = kubectl(&argv("version --client")) {
+            assert!(std::env::var_os("CI").is_none(), "no kubectl: {error}");
+            eprintln!("SKIPPED: our command lines were not shown to kubectl, since there is none: {error}");
+            return;
+        }
+        let lines = LEGITIMATE
+            .lines()
+            .map(|line| line.split(" => ").next().unwrap_or_default().trim());
+        for line in lines.filter(|line| !line.is_empty()) {
+            let written = argv(&run(line, &[]).unwrap());
+            let output = kubectl(&written).unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+            for complaint in [
+                "unknown",
+                "invalid argument",
+                "flag",
+                "usage",
+                "must be",
+                "error: ",
+            ] {
+                assert!(!said.contains(complaint), "{written:?}: {said}");
+            }
+        }
+    }
+
     const LEGITIMATE: &str = "
         get pods => get pods --namespace=prod
         kubectl get pods => get pods --namespace=prod
