@@ -22,6 +22,8 @@ pub struct TestNats {
     directory: PathBuf,
     port: u16,
     child: Option<Child>,
+    config: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 /// How long a server may take to start.
@@ -32,6 +34,12 @@ static STARTED: AtomicU64 = AtomicU64::new(0);
 impl TestNats {
     /// Starts a server with nothing in it.
     pub async fn start() -> Self {
+        Self::start_with(None, Vec::new()).await
+    }
+
+    /// Starts a server by a configuration file, with more variables in its environment: `NATS_STORE_DIR`,
+    /// which the file uses for its store, and these. Address and port are the test's own.
+    pub async fn start_with(config: Option<PathBuf>, environment: Vec<(String, String)>) -> Self {
         let binary = find_server(&Places::from_environment())
             .unwrap_or_else(|error| panic!("this test needs a nats-server: {error}"))
             .path;
@@ -49,6 +57,8 @@ impl TestNats {
             directory,
             port: 0,
             child: None,
+            config,
+            environment,
         };
         server.spawn().await;
         server
@@ -81,7 +91,13 @@ impl TestNats {
 
     /// A new connection.
     pub async fn connect(&self) -> Connection {
+        self.connect_as(None).await
+    }
+
+    /// A new connection of a user with a password.
+    pub async fn connect_as(&self, user_and_password: Option<(String, String)>) -> Connection {
         let settings = Settings {
+            user_and_password,
             url: self.url(),
             client_name: "test".to_owned(),
             attempt_time: Duration::from_secs(5),
@@ -118,12 +134,23 @@ impl TestNats {
             .append(true)
             .open(self.directory.join("server.log"))
             .unwrap_or_else(|error| panic!("the server's log: {error}"));
-        let child = Command::new(&self.binary)
-            .args(["--addr", "127.0.0.1", "--port", &port_argument, "--jetstream"])
-            .arg("--store_dir")
-            .arg(self.directory.join("jetstream"))
-            .arg("--ports_file_dir")
-            .arg(&self.directory)
+        let store = self.directory.join("jetstream");
+        let mut command = Command::new(&self.binary);
+        command.args([
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            &port_argument,
+            "--ports_file_dir",
+        ]);
+        command.arg(&self.directory);
+        match &self.config {
+            // The server takes a store from one place only.
+            Some(config) => command.arg("--config").arg(config).env("NATS_STORE_DIR", &store),
+            None => command.arg("--jetstream").arg("--store_dir").arg(&store),
+        };
+        let child = command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -117,9 +117,10 @@ impl Puller {
     /// Takes no more; what was delivered and not taken is returned.
     pub(crate) async fn close(mut self) -> Vec<Pulled> {
         if let Some(subscription) = &mut self.subscription {
-            // Without interest the server drops our requests; a flush shows that it knows.
+            // Without interest the server drops our requests. Any answer shows that it knows by now.
             let _ = subscription.unsubscribe().await;
-            let _ = tokio::time::timeout(Duration::from_secs(1), self.api.connection.client.flush()).await;
+            let answer = self.api.connection.client.request("$JS.API.INFO", Bytes::new());
+            let _ = tokio::time::timeout(Duration::from_secs(1), answer).await;
         }
         self.at_hand(usize::MAX)
     }
