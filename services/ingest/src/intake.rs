@@ -17,6 +17,7 @@ use protocol::{
 use service::{Config, Metrics};
 
 use crate::{
+    admission::{Admission, Closed},
     definitions::{Known, Match, Registry, Snapshot},
     identity::{self, Sighting},
     sources::Sources,
@@ -27,6 +28,10 @@ use crate::{
 const SIGHTING_ATTEMPTS_MAX: u32 = 20;
 /// Longest reason that is recorded.
 const REASON_CHARS_MAX: usize = 2000;
+/// Longest name and severity in the record of an alert that is too large to be recorded whole.
+const TEXT_CHARS_MAX: usize = 200;
+/// How long alerts wait before the log is measured again, once it is nearly full.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Works on the messages of `FIST_ALERTS`.
 pub struct Intake {
@@ -35,6 +40,7 @@ pub struct Intake {
     sources: Sources,
     registry: Registry,
     starter: Starter,
+    admission: Admission,
     metrics: Metrics,
     /// After how long unseen an alert without a start time is new again.
     silence: Duration,
@@ -74,6 +80,7 @@ impl Intake {
         started: Started,
         registry: Registry,
         starter: Starter,
+        admission: Admission,
         config: &Config,
         metrics: Metrics,
     ) -> Self {
@@ -84,6 +91,7 @@ impl Intake {
             started,
             registry,
             starter,
+            admission,
             metrics,
         }
     }
@@ -315,13 +323,7 @@ impl Intake {
         let body = encode(self.log.now(), &disposition);
         let written = match self.log.write_fact(&subject, body).await {
             Err(LogError::TooLarge { .. }) => {
-                // The record must be written; what became of the alert matters more than its labels.
-                if let Some(alert) = &mut disposition.alert {
-                    alert.annotations.clear();
-                    alert
-                        .labels
-                        .retain(|name, _| name == "alertname" || name == "severity");
-                }
+                shorten(&mut disposition);
                 self.log
                     .write_fact(&subject, encode(self.log.now(), &disposition))
                     .await?
@@ -346,6 +348,17 @@ impl Intake {
 impl Handler for Intake {
     async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
         self.metrics.delivery("ingest", deliveries);
+        // What came straight over NATS has passed no door: it waits here until there is room.
+        match self.admission.check().await {
+            Ok(()) => {}
+            Err(Closed::Full { percent }) => {
+                return Err(Failure::Retry {
+                    after: FULL_RETRY_AFTER,
+                    reason: Closed::Full { percent }.to_string(),
+                });
+            }
+            Err(Closed::Unknown(error)) => return Err(error.into()),
+        }
         Ok(self.message(&message).await?)
     }
 
@@ -361,6 +374,20 @@ impl Handler for Intake {
             .await?;
         self.metrics.dead_letter("ingest");
         Err(failure)
+    }
+}
+
+/// Leaves of an alert what its record cannot do without: what became of it matters more than its labels.
+fn shorten(disposition: &mut Disposition) {
+    if let Some(alert) = &mut disposition.alert {
+        let cut = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect::<String>();
+        alert.name = cut(&alert.name);
+        alert.severity = cut(&alert.severity);
+        alert.annotations.clear();
+        alert.labels = [("alertname", &alert.name), ("severity", &alert.severity)]
+            .map(|(name, value)| (name.to_owned(), value.as_str().into()))
+            .into_iter()
+            .collect();
     }
 }
 

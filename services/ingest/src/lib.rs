@@ -29,6 +29,7 @@ use service::{
 };
 use tokio_util::sync::CancellationToken;
 
+use admission::Admission;
 use definitions::Registry;
 use intake::Intake;
 use sources::Sources;
@@ -68,6 +69,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     let definitions = Definitions::open(&connection).await.map_err(missing)?;
     let registry = Registry::new(connection.clone(), definitions, &service.config);
     let starter = Starter::new(log.clone(), started.clone(), service.metrics.clone());
+    let admission = Admission::new(log.clone(), service.config.nats.admission_stop_percent);
     let app = Arc::new(http::App::new(http::Parts {
         service: service.clone(),
         connection: connection.clone(),
@@ -76,12 +78,14 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         sources: Sources::new(&service.config.sources),
         registry: registry.clone(),
         starter: starter.clone(),
+        admission: admission.clone(),
     }));
     let intake = Intake::new(
         log.clone(),
         started,
         registry.clone(),
         starter,
+        admission,
         &service.config,
         service.metrics.clone(),
     );

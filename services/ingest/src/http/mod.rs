@@ -90,6 +90,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Starts executions.
     pub starter: Starter,
+    /// Whether new work is admitted.
+    pub admission: Admission,
 }
 
 impl App {
@@ -100,7 +102,7 @@ impl App {
             health: parts.service.health.clone(),
             metrics: parts.service.metrics.clone(),
             shutdown: parts.service.shutdown.clone(),
-            admission: Admission::new(parts.log.clone(), config.nats.admission_stop_percent),
+            admission: parts.admission,
             queries: Queries::new(parts.connection.clone()),
             in_flight: Arc::new(Semaphore::new(config.http.in_flight_max)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),

@@ -613,6 +613,7 @@ async fn alerts_and_their_balance_are_read() {
     world.apply(&definition("one", "alertmanager", "")).await;
     let body = group(&[("A", "a", "firing"), ("B", "b", "resolved")]);
     world.webhook("alertmanager", &body).await;
+    world.recorded(2).await;
     world.webhook("alertmanager", &body).await;
     world.webhook("webhook", r#"{"name": "C"}"#).await;
     world.publish("nats", "nonsense").await;

@@ -121,6 +121,19 @@ async fn larger_than_nats_takes_is_said_so() {
     refused(world.post("/webhooks/webhook").body(body), 413, "max_payload").await;
 }
 
+/// Whatever its size, an alert gets its disposition.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_too_large_for_its_record_is_recorded_without_its_labels() {
+    let world = World::new().await;
+    let body =
+        json!({ "name": "N".repeat(500_000), "severity": "s", "labels": { "x": "y".repeat(500_000) } });
+    world.webhook("webhook", &body.to_string()).await;
+    let recorded = world.recorded(1).await.remove(0);
+    assert_eq!(recorded.disposition, Kind::Filtered);
+    let alert = recorded.alert.unwrap();
+    assert_eq!((alert.name.len(), alert.labels.len()), (200, 2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_nats_alerts_are_refused_for_now() {
     let mut world = World::with("[http]\nrequest_timeout_ms = 3000\n").await;
@@ -201,9 +214,7 @@ async fn a_full_log_admits_nothing_new() {
         world.log.write_fact(&subject, piece.clone()).await.unwrap();
     }
     super::world::until("nothing is admitted", || async {
-        let answer = world
-            .post("/webhooks/alertmanager")
-            .body(group(&[("A", "a", "firing")]));
+        let answer = world.post("/webhooks/webhook").body(r#"{"name": "A"}"#);
         (answer.send().await.unwrap().status() == 503).then_some(())
     })
     .await;
@@ -216,4 +227,17 @@ async fn a_full_log_admits_nothing_new() {
     };
     refused(yaml("/api/v1/workflows"), 503, "nats.admission_stop_percent").await;
     refused(yaml("/api/v1/executions"), 503, "nats.admission_stop_percent").await;
+    // What comes straight over NATS waits, and is looked at again and again.
+    world
+        .publish("alertmanager", &group(&[("A", "a", "firing")]))
+        .await;
+    super::world::until("it was delivered twice", || async {
+        let text = world.get("/metrics").send().await.unwrap().text().await.unwrap();
+        text.contains(r#"fist_redeliveries_total{consumer="ingest"}"#)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(world.starts().await.len(), 0);
+    let waiting = world.log.stream_state(bus::StreamId::Alerts).await.unwrap();
+    assert!(waiting.messages >= 1, "{waiting:?}");
 }
