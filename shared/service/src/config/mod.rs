@@ -52,7 +52,14 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Variables that begin with `FIST_` and belong to others: the command line's
 /// own, and the tests'.
-const FOREIGN_VARIABLES: &[&str] = &["FIST_CONFIG", "FIST_SERVER", "FIST_SIM_SEEDS"];
+const FOREIGN_VARIABLES: &[&str] = &[
+    "FIST_CONFIG",
+    "FIST_DIR",
+    "FIST_SERVER",
+    "FIST_SIM_SEEDS",
+    "FIST_TOKEN",
+    "FIST_TOKEN_FILE",
+];
 
 /// The whole configuration; field names are the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]

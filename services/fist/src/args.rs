@@ -1,0 +1,328 @@
+//! The command line as it is typed.
+//!
+//! Invariant: what is said here is said in `docs/cli.md` too; a test compares the two.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done (an execution that was followed succeeded), 1 failed or cancelled, 2 misuse or an invalid
+manifest, 3 no server, 130 detached by Ctrl-C.
+
+FIST_TOKEN holds the bearer token of a server that asks for one; --token-file names a file that does.";
+
+/// Turns an alert into an investigation and, where that is safe, a fix.
+#[derive(Debug, Parser)]
+#[command(name = "fist", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub struct Args {
+    #[command(flatten)]
+    pub server: Server,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which server to ask, and as whom.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Server {
+    /// The server to ask
+    #[arg(
+        long = "server",
+        global = true,
+        env = "FIST_SERVER",
+        default_value = crate::client::DEFAULT_SERVER,
+        value_name = "URL"
+    )]
+    pub url: String,
+    /// File with the server's bearer token [or FIST_TOKEN with the token itself]
+    #[arg(long, global = true, env = "FIST_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on this machine: all services, a NATS server, a SQLite database
+    Up(Up),
+    /// Store workflows; what is no definition is executed once
+    Apply(Apply),
+    /// Execute a workflow, and follow it to its end
+    Run(Run),
+    /// List or show executions, workflows, alerts or dead letters
+    Get(Get),
+    /// Follow an execution to its end
+    Watch(Watch),
+    /// Print what an execution's steps printed
+    Logs(Logs),
+    /// Cancel an execution
+    Cancel(Cancel),
+    /// Send alerts
+    #[command(subcommand)]
+    Alert(Alert),
+    /// Say what is wrong with workflows, without a server
+    Validate(Validate),
+    /// Delete a workflow
+    Delete(Delete),
+    /// Check the server and this machine, and say what to do about what is not well
+    Doctor(Doctor),
+    /// Set up NATS
+    #[command(subcommand)]
+    Nats(Nats),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Up {
+    /// Where everything is kept [default: $XDG_DATA_HOME/punching-fist, else ~/.local/share/punching-fist]
+    #[arg(long, env = "FIST_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Address and port to listen at; port 0 takes a free one, which is printed and written to DIR/http
+    /// [default: http.listen of the configuration, 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
+    /// Use this NATS server instead of one of its own
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// The database, sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE [default: DIR/fist.db]
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// Where the commands of cli steps run [default: cli.executor of the configuration, local]
+    #[arg(long, value_enum)]
+    pub executor: Option<Executor>,
+    /// Configuration file; docs/configuration.md lists its keys
+    #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Executor {
+    /// Process groups of this machine
+    Local,
+    /// A pod for each command
+    Kubernetes,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Apply {
+    /// YAML or JSON, several documents at will; `-` reads stdin
+    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Namespace of workflows that name none
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Print the server's answers, one a line, or only the names
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// The workflow to invoke, by name
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub name: Option<String>,
+    /// Execute this manifest once instead; `-` reads stdin
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A value of source.data, as text; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub data: Vec<String>,
+    /// source.data as a JSON object; --data goes over it
+    #[arg(long, value_name = "JSON")]
+    pub data_json: Option<String>,
+    /// A part of the alert: name, severity, status, fingerprint, starts_at, labels.KEY, annotations.KEY; may
+    /// be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub alert: Vec<String>,
+    /// The workflow's namespace [default: default, or what the manifest says]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Print the execution's id and do not follow it
+    #[arg(long, visible_alias = "no-follow")]
+    pub detach: bool,
+    /// Also show what commands print, while they run
+    #[arg(long, conflicts_with = "detach")]
+    pub logs: bool,
+    /// Print the execution as the server answers it (at its end; with --detach, the submission)
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Get {
+    /// executions (exec, ex), workflows (wf), alerts (al) or deadletters (dl, dlq); also KIND/ID
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Only this one; an execution's id may be shortened, a workflow goes by its name
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub scope: Scope,
+    /// Only executions in this state: pending, running, succeeded, failed, cancelled
+    #[arg(long)]
+    pub status: Option<String>,
+    /// Only executions of this workflow
+    #[arg(long)]
+    pub workflow: Option<String>,
+    /// Only alerts that became this: started, merged, filtered, resolved, rejected
+    #[arg(long)]
+    pub disposition: Option<String>,
+    /// Only alerts from this source
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Of alerts, the balance: whether every one that was received has its disposition
+    #[arg(long, conflicts_with = "id")]
+    pub audit: bool,
+    /// At most so many, newest first [default: 50]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub limit: Option<u32>,
+    /// Go on where the former page ended
+    #[arg(long)]
+    pub cursor: Option<String>,
+    /// Format; json is exactly what the server answers
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// Which namespaces.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Scope {
+    /// Of this namespace [default: default]
+    #[arg(short, long, conflicts_with = "all_namespaces")]
+    pub namespace: Option<String>,
+    /// Of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Json,
+    Yaml,
+    Wide,
+    Name,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Watch {
+    /// The execution; its id may be shortened
+    pub id: String,
+    /// Also show what commands print, while they run
+    #[arg(long)]
+    pub logs: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Logs {
+    /// The execution; its id may be shortened
+    pub id: String,
+    /// Go on until the execution ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only of this step
+    #[arg(long)]
+    pub step: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Cancel {
+    /// The execution; its id may be shortened
+    pub id: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Alert {
+    /// Send a payload as it stands, or an alert made of the given parts
+    Send(AlertSend),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AlertSend {
+    /// The payload, as the source would post it; `-` reads stdin
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE",
+        required_unless_present = "name",
+        conflicts_with_all = ["name", "severity", "label", "annotation", "fingerprint", "starts_at", "resolved"]
+    )]
+    pub file: Option<PathBuf>,
+    /// The source to send it as
+    #[arg(long, default_value = "alertmanager")]
+    pub source: String,
+    /// The alert's name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Its severity
+    #[arg(long)]
+    pub severity: Option<String>,
+    /// A label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// An annotation; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+    /// Its identity [default: a hash of the labels]
+    #[arg(long)]
+    pub fingerprint: Option<String>,
+    /// When it began, as in 2026-01-31T12:00:00Z [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub starts_at: Option<String>,
+    /// That it is over
+    #[arg(long)]
+    pub resolved: bool,
+    /// Wait until it is recorded, and print what became of it
+    #[arg(long)]
+    pub wait: bool,
+    /// Follow the execution that it starts
+    #[arg(long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Validate {
+    /// YAML or JSON, several documents at will; `-` reads stdin
+    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Configuration file whose sources and model aliases hold
+    #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// workflow (wf); also workflow/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Its name
+    pub name: Option<String>,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Configuration file of the server to be
+    #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Also check this NATS server, beyond what the server says
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Nats {
+    /// Create or adjust all streams, consumers and buckets; running it again changes nothing
+    Init(NatsInit),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct NatsInit {
+    /// The NATS server [default: nats.url of the configuration]
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// Configuration file, for credentials, replicas and sizes
+    #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}

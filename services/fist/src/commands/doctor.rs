@@ -1,0 +1,265 @@
+//! `fist doctor`: what works, what does not, and what to do about it.
+//!
+//! Invariant: keys and passwords are never shown, only whether they are there.
+
+use std::{path::PathBuf, time::Duration};
+
+use bus::{
+    Connection,
+    server::{Places, find_server},
+    topology,
+};
+use serde_json::Value;
+use service::config::{Config, Secrets, process_env};
+
+use super::Outcome;
+use crate::{
+    args::Doctor,
+    client::{Client, Request},
+    failure::{Code, Failure},
+    show::{self, Style},
+    up,
+};
+
+/// How long to look for a NATS server.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One line of the answer.
+#[derive(Debug)]
+struct Check {
+    grade: Grade,
+    about: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn add(&mut self, grade: Grade, about: &'static str, text: impl Into<String>) {
+        self.0.push(Check {
+            grade,
+            about,
+            text: text.into(),
+        });
+    }
+}
+
+/// Does it. The exit code is 1 where a check failed, 3 where only the server is missing.
+pub async fn run(client: Result<Client, Failure>, asked: &Doctor) -> Outcome {
+    let client = client?;
+    let mut checks = Checks::default();
+    let has_server = server(&client, &mut checks).await;
+    match Config::load(asked.config.as_deref(), process_env()) {
+        Ok(mut config) => {
+            checks.add(Grade::Ok, "configuration", "is valid");
+            if let Some(url) = &asked.nats {
+                config.nats.url.clone_from(url);
+            }
+            nats(&config, asked, &mut checks).await;
+            models(&config, &mut checks);
+            tools(&config, &mut checks);
+        }
+        Err(errors) => checks.add(Grade::Fail, "configuration", errors.to_string()),
+    }
+    let style = Style::stdout();
+    for check in &checks.0 {
+        let word = match check.grade {
+            Grade::Ok => "ok",
+            Grade::Warn => "warn",
+            Grade::Fail => "fail",
+        };
+        let text = show::clean(&check.text).replace('\n', "\n                       ");
+        let gap = " ".repeat(4 - word.len());
+        show::line(&format!("{}{gap}  {:15}  {text}", style.state(word), check.about));
+    }
+    let failed = |about: &str| {
+        checks
+            .0
+            .iter()
+            .any(|check| check.grade == Grade::Fail && (check.about == "server") == (about == "server"))
+    };
+    Ok(match (failed("others"), failed("server") && !has_server) {
+        (true, _) => Code::Failed,
+        (false, true) => Code::NoServer,
+        (false, false) if failed("server") => Code::Failed,
+        (false, false) => Code::Succeeded,
+    })
+}
+
+/// What the server says of itself, the database included; whether there is one.
+async fn server(client: &Client, checks: &mut Checks) -> bool {
+    let alive = client.send(&Request::get(&["healthz"])).await;
+    if let Err(failure) = alive {
+        checks.add(Grade::Fail, "server", failure.message);
+        return false;
+    }
+    checks.add(Grade::Ok, "server", format!("answers at {}", client.address()));
+    match ready(client).await {
+        Ok(()) => checks.add(Grade::Ok, "services", "all report that they can work"),
+        Err(failing) => {
+            for (name, reason) in failing {
+                checks.add(Grade::Fail, "services", format!("{name}: {reason}"));
+            }
+        }
+    }
+    let query = client
+        .send(&Request::get(&["api", "v1", "executions"]).query("limit", Some(1)))
+        .await;
+    match query {
+        Ok(_) => checks.add(Grade::Ok, "database", "answers questions"),
+        Err(failure) if failure.code == Code::Misuse => checks.add(Grade::Fail, "token", failure.message),
+        Err(failure) => checks.add(Grade::Fail, "database", failure.message),
+    }
+    match client
+        .send(&Request::get(&["api", "v1", "deadletters"]).query("limit", Some(1)))
+        .await
+    {
+        Ok(answer) => {
+            let any = answer
+                .json()
+                .is_ok_and(|page| page["items"].as_array().is_some_and(|items| !items.is_empty()));
+            match any {
+                false => checks.add(Grade::Ok, "dead letters", "none"),
+                true => checks.add(
+                    Grade::Warn,
+                    "dead letters",
+                    "there are messages that nobody could process: `fist get deadletters` has the reasons",
+                ),
+            }
+        }
+        Err(failure) if failure.code == Code::Misuse => {}
+        Err(failure) => checks.add(Grade::Fail, "NATS", failure.message),
+    }
+    true
+}
+
+/// The failing checks of `/readyz`.
+async fn ready(client: &Client) -> Result<(), Vec<(String, String)>> {
+    let answer = match client.any_status(&Request::get(&["readyz"])).await {
+        Ok(answer) if answer.status.is_success() => return Ok(()),
+        Ok(answer) => answer,
+        Err(failure) => return Err(vec![("readyz".to_owned(), failure.message)]),
+    };
+    let body: Value = serde_json::from_str(&answer.text).unwrap_or_default();
+    let failing = body["failing"].as_object().cloned().unwrap_or_default();
+    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Err(failing
+        .into_iter()
+        .map(|(name, reason)| (name, text(reason)))
+        .collect())
+}
+
+/// A server to connect to where one is named, else one to start.
+async fn nats(config: &Config, asked: &Doctor, checks: &mut Checks) {
+    let is_named = asked.nats.is_some() || config.nats.url != Config::default().nats.url;
+    if !is_named {
+        match find_server(&Places::from_environment()) {
+            Ok(server) => checks.add(
+                Grade::Ok,
+                "nats-server",
+                format!("{} is version {}", server.path.display(), server.version),
+            ),
+            Err(reason) => checks.add(
+                Grade::Warn,
+                "nats-server",
+                format!("{reason} (`fist up` needs it, unless --nats names a server)"),
+            ),
+        }
+        return;
+    }
+    match Connection::open(&up::bus_settings(config, "fist doctor", CONNECT_MAX)).await {
+        Ok(connection) => {
+            let version = connection.server_version();
+            checks.add(
+                Grade::Ok,
+                "NATS",
+                format!("{} is version {version}, with JetStream", config.nats.url),
+            );
+            match topology::check(&connection).await {
+                Ok(()) => checks.add(Grade::Ok, "streams", "all are there"),
+                Err(error) => checks.add(Grade::Fail, "streams", error.to_string()),
+            }
+            connection.close().await;
+        }
+        Err(error) => checks.add(Grade::Fail, "NATS", error.to_string()),
+    }
+}
+
+fn models(config: &Config, checks: &mut Checks) {
+    let secrets = match Secrets::from_env(&config.llm) {
+        Ok(secrets) => secrets,
+        Err(errors) => return checks.add(Grade::Fail, "models", errors.to_string()),
+    };
+    let mut present = Vec::new();
+    for (name, key) in [
+        ("ANTHROPIC_API_KEY", &secrets.anthropic_api_key),
+        ("OPENAI_API_KEY", &secrets.openai_api_key),
+    ] {
+        if key.is_some() {
+            present.push(format!("{name} is there"));
+        }
+    }
+    if let Some(dir) = &config.llm.scripted_dir {
+        match dir.is_dir() {
+            true => present.push(format!("scripted turns in {}", dir.display())),
+            false => checks.add(
+                Grade::Fail,
+                "models",
+                format!("llm.scripted_dir {} is no directory", dir.display()),
+            ),
+        }
+    }
+    match present.is_empty() {
+        false => checks.add(Grade::Ok, "models", format!("{} (in this shell; the server has its own environment)", present.join(", "))),
+        true => checks.add(
+            Grade::Warn,
+            "models",
+            "no key in this shell: agents need ANTHROPIC_API_KEY or OPENAI_API_KEY in the environment of `fist up`",
+        ),
+    }
+}
+
+fn tools(config: &Config, checks: &mut Checks) {
+    for (name, why) in [
+        (
+            config.tools.kubectl_bin.as_str(),
+            "the kubectl tool of agents, and commands that call it, fail without it",
+        ),
+        ("sh", "commands of cli steps run in it"),
+    ] {
+        match on_path(name, &config.cli.path) {
+            Some(path) => checks.add(Grade::Ok, "tools", format!("{name} is {}", path.display())),
+            None => checks.add(
+                Grade::Warn,
+                "tools",
+                format!(
+                    "{name} is not in {}: {why}; install it, or set cli.path and tools.kubectl_bin",
+                    config.cli.path
+                ),
+            ),
+        }
+    }
+}
+
+/// Where a program is; a path stands for itself.
+fn on_path(name: &str, path: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_program = |file: &PathBuf| {
+        std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(is_program);
+    }
+    std::env::split_paths(path)
+        .map(|dir| dir.join(name))
+        .find(is_program)
+}

@@ -1,0 +1,34 @@
+//! `fist nats init`: sets up NATS.
+
+use std::time::Duration;
+
+use bus::{Connection, topology};
+use service::config::{Config, process_env};
+
+use super::Outcome;
+use crate::{
+    args::NatsInit,
+    failure::{Code, Failure},
+    show, up,
+};
+
+/// How long to look for the server.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Does it.
+pub async fn init(asked: NatsInit) -> Outcome {
+    let mut config = Config::load(asked.config.as_deref(), process_env())?;
+    if let Some(url) = asked.nats {
+        config.nats.url = url;
+    }
+    let settings = up::bus_settings(&config, "fist nats init", CONNECT_MAX);
+    let connection = Connection::open(&settings).await.map_err(|error| match error {
+        bus::ConnectError::Settings { .. } => Failure::misuse(error.to_string()),
+        error => Failure::no_server(error.to_string()),
+    })?;
+    let outcome = topology::init(&connection, &up::sizes(&config)).await;
+    connection.close().await;
+    outcome.map_err(|error| Failure::failed(error.to_string()))?;
+    show::line(&format!("NATS at {} is set up", config.nats.url));
+    Ok(Code::Succeeded)
+}

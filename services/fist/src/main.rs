@@ -1,0 +1,5 @@
+//! The `fist` command.
+
+fn main() -> std::process::ExitCode {
+    fist::main()
+}

@@ -1,0 +1,217 @@
+//! `fist up`: every service in this one process, with a nats-server of its own and a SQLite database.
+//!
+//! Invariants:
+//! - One process has the directory at a time, and what a killed one left running is ended first.
+//! - The address is printed once everything works, and the nats-server is the last to stop.
+
+mod directory;
+mod parts;
+mod plan;
+mod server;
+
+use std::{net::SocketAddr, time::Duration};
+
+use bus::{Connection, Settings, Sizes, topology};
+use service::{
+    Service,
+    config::{Config, Secret, Secrets},
+    telemetry,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::Up,
+    failure::{Code, Failure},
+    show,
+};
+use directory::Directory;
+use parts::Parts;
+use plan::{Nats, Plan};
+use server::NatsServer;
+
+pub use directory::{Running, running};
+pub use plan::default_dir;
+
+/// How long to look for a NATS server at the start.
+const CONNECT_MAX: Duration = Duration::from_secs(20);
+
+/// Runs everything until it is asked to end.
+pub async fn run(asked: Up) -> Result<Code, Failure> {
+    let plan = Plan::new(&asked, service::config::process_env().collect())?;
+    telemetry::init(&plan.config.log)?;
+    let directory = Directory::open(&plan.dir)?;
+    let shutdown = service::shutdown::on_signals()?;
+    let nats_stops = CancellationToken::new();
+    let (config, nats) = match plan.nats {
+        Nats::Own => {
+            let server = NatsServer::start(directory.path(), &plan.config).await?;
+            let config = server.configured(plan.config);
+            directory.write_nats(&config)?;
+            (config, Some(server))
+        }
+        Nats::Given => (plan.config, None),
+    };
+    let description = match &nats {
+        Some(server) => format!("{} (its own, version {})", config.nats.url, server.version()),
+        None => config.nats.url.clone(),
+    };
+    let supervised = nats.map(|server| tokio::spawn(server.supervise(nats_stops.clone())));
+    let outcome = with_nats(config, &directory, &description, shutdown).await;
+    nats_stops.cancel();
+    if let Some(supervised) = supervised {
+        let _ = supervised.await;
+    }
+    directory.close();
+    outcome.map(|()| Code::Succeeded)
+}
+
+/// Sets NATS up, and runs the services on it.
+async fn with_nats(
+    mut config: Config,
+    directory: &Directory,
+    nats: &str,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
+    set_up(&config).await?;
+    let listener = parts::listen(&config.http.listen).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::failed(format!("no address: {error}")))?;
+    config.http.listen = address.to_string();
+    let service = Service::new("fist", config.into(), shutdown);
+    let mut parts = Parts::start(&service, listener);
+    let url = url_of(address);
+    tokio::select! {
+        ended = parts.first_end() => return parts.end(ended).await,
+        () = parts::ready(&service, &url) => {}
+        () = service.shutdown.cancelled() => return parts.end(None).await,
+    }
+    directory.write_http(&url)?;
+    show::data(&banner(&service.config, directory, &url, nats));
+    let ended = tokio::select! {
+        ended = parts.first_end() => ended,
+        () = service.shutdown.cancelled() => None,
+    };
+    parts.end(ended).await
+}
+
+async fn set_up(config: &Config) -> Result<(), Failure> {
+    let connection = Connection::open(&bus_settings(config, "fist up", CONNECT_MAX))
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    let outcome = topology::init(&connection, &sizes(config)).await;
+    connection.close().await;
+    outcome.map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// How to reach the NATS server of this configuration.
+pub fn bus_settings(config: &Config, name: &str, deadline: Duration) -> Settings {
+    let nats = &config.nats;
+    let password = nats
+        .password
+        .as_ref()
+        .map(|password| password.expose().to_owned());
+    Settings {
+        url: nats.url.clone(),
+        credentials_file: nats.credentials_file.clone(),
+        user_and_password: nats.user.clone().zip(password),
+        tls_ca_file: nats.tls_ca_file.clone(),
+        client_name: name.to_owned(),
+        attempt_time: Duration::from_millis(nats.connect_timeout_ms),
+        deadline,
+    }
+}
+
+/// The sizes of streams that this configuration asks for.
+pub fn sizes(config: &Config) -> Sizes {
+    let nats = &config.nats;
+    Sizes {
+        replicas: u8::try_from(nats.replicas).unwrap_or(u8::MAX),
+        log_max_age: Duration::from_secs(nats.log_max_age_hours * 3600),
+        log_bytes_max: nats.log_bytes_max,
+        alerts_bytes_max: nats.alerts_bytes_max,
+        blobs_bytes_max: nats.blobs_bytes_max,
+        started_max_age: Duration::from_secs(config.ingest.started_days * 24 * 3600),
+    }
+}
+
+/// Where this machine's own clients reach an address.
+fn url_of(address: SocketAddr) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    match (ip.is_unspecified(), address.is_ipv6()) {
+        (true, false) => format!("http://127.0.0.1:{port}"),
+        (true, true) => format!("http://[::1]:{port}"),
+        (false, _) => format!("http://{address}"),
+    }
+}
+
+/// What a person needs to go on.
+fn banner(config: &Config, directory: &Directory, url: &str, nats: &str) -> String {
+    let export = match url {
+        "http://127.0.0.1:8080" => String::new(),
+        url => format!("  for the other commands   export FIST_SERVER={url}\n"),
+    };
+    let token = if config.http.tokens.is_empty() {
+        ""
+    } else {
+        "  (needs a token: set FIST_TOKEN)"
+    };
+    format!(
+        "fist {} is ready\n\
+         \x20 API                      {url}{token}\n\
+         \x20 Alertmanager posts to    {url}/webhooks/alertmanager\n\
+         \x20 directory                {}\n\
+         \x20 NATS                     {nats}\n\
+         \x20 database                 {}\n\
+         \x20 agents                   {}\n\
+         {export}\
+         Next: `fist apply -f FILE` stores a workflow, `fist run -f FILE` runs one, `fist doctor` checks all. Ctrl-C ends.\n",
+        env!("CARGO_PKG_VERSION"),
+        directory.path().display(),
+        config.database.url_shown(),
+        models(config),
+    )
+}
+
+/// Which models agents have.
+pub fn models(config: &Config) -> String {
+    let secrets = match Secrets::from_env(&config.llm) {
+        Ok(secrets) => secrets,
+        Err(errors) => return errors.to_string(),
+    };
+    let mut providers: Vec<String> = Vec::new();
+    let keys = [
+        ("anthropic", &secrets.anthropic_api_key),
+        ("openai", &secrets.openai_api_key),
+    ];
+    for (name, key) in keys {
+        if key.as_ref().is_some_and(|key: &Secret| !key.expose().is_empty()) {
+            providers.push(name.to_owned());
+        }
+    }
+    if let Some(dir) = &config.llm.scripted_dir {
+        providers.push(format!("scripted ({})", dir.display()));
+    }
+    if providers.is_empty() {
+        return "no model yet: set ANTHROPIC_API_KEY or OPENAI_API_KEY before `fist up`".to_owned();
+    }
+    providers.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_as_this_machine_reaches_them() {
+        for (address, url) in [
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("0.0.0.0:80", "http://127.0.0.1:80"),
+            ("[::]:80", "http://[::1]:80"),
+            ("10.0.0.1:80", "http://10.0.0.1:80"),
+        ] {
+            assert_eq!(url_of(address.parse().unwrap()), url);
+        }
+    }
+}
