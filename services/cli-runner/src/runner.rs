@@ -73,7 +73,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
 impl<L: Log, E: Executor> Handler for Runner<L, E> {
     async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
         self.metrics.delivery(bus::topology::CLI.name, deliveries);
-        let task = task::read(&message.payload).map_err(Failure::reject)?;
+        let task = task::read(&message.payload).map_err(|reason| self.reject(reason))?;
         let Some(in_hand) = self.running.enter(&task) else {
             return Err(Failure::Retry {
                 after: IN_HAND_AGAIN_AFTER,
@@ -88,7 +88,7 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             Err(reason) => {
                 self.write_done(&task, self.failed(StepFailure::DeadLetter, &reason))
                     .await?;
-                return Err(Failure::Reject { reason });
+                return Err(self.reject(reason));
             }
         };
         let job = match task::job(&task, &work) {
@@ -122,6 +122,12 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
 }
 
 impl<L: Log, E: Executor> Runner<L, E> {
+    /// The task becomes a dead letter. (Steps and executions are counted by the scheduler, once each.)
+    fn reject(&self, reason: String) -> Failure {
+        self.metrics.dead_letter(bus::topology::CLI.name);
+        Failure::Reject { reason }
+    }
+
     /// Whether there is nothing left to do: the attempt has its fact, or its execution is over.
     async fn is_settled(&self, task: &Task) -> Result<bool, Failure> {
         if self.log.last(&done_subject(task).to_string()).await?.is_some() {
@@ -320,8 +326,6 @@ impl<L: Log, E: Executor> Runner<L, E> {
             Outcome::Skipped { .. } => "Skipped",
             Outcome::Failed(_) => "Failed",
         };
-        self.metrics
-            .step_ended("cli", name, completed_at.since(came.started_at));
         let done = Fact::Done(Done {
             step: task.step.clone(),
             attempt: task.attempt,
