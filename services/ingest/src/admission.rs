@@ -1,4 +1,5 @@
-//! Whether new work is admitted: not once the log is nearly full, so that what runs can always finish.
+//! Whether new work is admitted: not once the log, or the store of large bodies, is nearly full, so that what runs
+//! can always finish.
 
 use std::{
     sync::Arc,
@@ -7,6 +8,8 @@ use std::{
 
 use bus::{Log, LogError, NatsLog, StreamId};
 use tokio::sync::Mutex;
+
+use crate::stream_info;
 
 /// How long a measurement holds; a log of gigabytes does not fill within it.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -22,9 +25,9 @@ pub struct Admission {
 /// Why nothing new is admitted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
-    /// The log is too full.
+    /// The log, or the store of large bodies, is too full.
     #[error(
-        "the log is {percent} % full, and the rest is kept for what runs (nats.admission_stop_percent); raise nats.log_bytes_max and run `fist nats init`, or wait for old messages to expire"
+        "the log, or the store of large bodies, is {percent} % full, and the rest is kept for what runs (nats.admission_stop_percent); raise nats.log_bytes_max or nats.blobs_bytes_max and run `fist nats init`, or wait for old messages to expire"
     )]
     Full {
         /// How full it may be.
@@ -58,11 +61,9 @@ impl Admission {
         let is_full = match *last {
             Some((at, is_full)) if at.elapsed() < FRESH_FOR => is_full,
             _ => {
-                let is_full = self
-                    .log
-                    .stream_state(StreamId::Log)
-                    .await?
-                    .is_filled_to(self.stop_percent);
+                let log = self.log.stream_state(StreamId::Log).await?;
+                let blobs = stream_info::of_blobs(self.log.connection()).await?;
+                let is_full = log.is_filled_to(self.stop_percent) || blobs.is_filled_to(self.stop_percent);
                 *last = Some((Instant::now(), is_full));
                 is_full
             }

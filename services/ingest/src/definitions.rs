@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bus::{Change, Connection, Definition, Definitions, LogError, Stored, topology::WORKFLOWS_BUCKET};
+use bus::{Change, Connection, Definition, Definitions, LogError, Stored};
 use engine::{
     admit::Policy,
     filters::Matcher,
@@ -19,12 +19,11 @@ use engine::{
 };
 use futures_util::StreamExt;
 use protocol::{Alert, Namespace, Timestamp, WorkflowName};
-use serde::Deserialize;
 use service::Config;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::sources;
+use crate::{sources, stream_info};
 
 /// How long an alert waits for the watch to come up to date before all definitions are read anew.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
@@ -208,7 +207,7 @@ impl Registry {
     /// # Errors
     /// [`LogError`] where that cannot be made sure of.
     pub async fn current(&self) -> Result<Snapshot, LogError> {
-        let needed = self.last_revision().await?;
+        let needed = stream_info::of_workflows(&self.connection).await?.last_revision;
         let mut seen = self.seen.subscribe();
         let is_late = tokio::time::timeout(CATCH_UP_MAX, seen.wait_for(|seen| *seen >= needed))
             .await
@@ -241,32 +240,6 @@ impl Registry {
         }
         self.has_seen(needed);
         Ok(())
-    }
-
-    /// The revision of the newest change of any definition. Asked of the stream's leader, since a follower may
-    /// not have heard of it.
-    async fn last_revision(&self) -> Result<u64, LogError> {
-        let unavailable = |reason: String| LogError::Unavailable {
-            action: format!("tell the state of the bucket {WORKFLOWS_BUCKET}"),
-            reason,
-        };
-        let client = self.connection.client();
-        let reply = client
-            .request(
-                format!("$JS.API.STREAM.INFO.KV_{WORKFLOWS_BUCKET}"),
-                bytes::Bytes::new(),
-            )
-            .await
-            .map_err(|error| unavailable(error.to_string()))?;
-        let info: StreamInfo = serde_json::from_slice(&reply.payload).map_err(|_| {
-            unavailable(
-                String::from_utf8_lossy(&reply.payload)
-                    .chars()
-                    .take(200)
-                    .collect(),
-            )
-        })?;
-        Ok(info.state.last_seq)
     }
 
     /// One definition, as it is stored.
@@ -355,16 +328,6 @@ fn readable(entry: &Definition) -> Option<Arc<Known>> {
             None
         }
     }
-}
-
-#[derive(Deserialize)]
-struct StreamInfo {
-    state: StreamState,
-}
-
-#[derive(Deserialize)]
-struct StreamState {
-    last_seq: u64,
 }
 
 fn damaged(namespace: &Namespace, name: &WorkflowName, reason: String) -> LogError {

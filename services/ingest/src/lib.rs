@@ -18,6 +18,7 @@ mod queries;
 pub mod sources;
 mod start;
 mod story;
+mod stream_info;
 
 use std::{sync::Arc, time::Duration};
 
