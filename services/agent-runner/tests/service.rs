@@ -159,7 +159,10 @@ impl Bench {
     /// Fails where a planted secret is anywhere in the log, but in the task itself.
     async fn assert_no_secret(&self) {
         for message in self.log.read_from(1, 10_000).await.unwrap() {
-            if message.subject.starts_with("fist.cmd.") {
+            if message
+                .subject
+                .starts_with(subjects::ALL_COMMANDS.trim_end_matches('>'))
+            {
                 continue;
             }
             let text = String::from_utf8_lossy(&message.payload).into_owned();
@@ -267,7 +270,7 @@ async fn an_investigation_is_recorded_grounded_and_free_of_secrets() {
         );
         assert_eq!(
             output["transcript_ref"],
-            format!("fist.turn.prod.{}.investigate.1.*", task.execution)
+            subjects::attempt_turns_filter(&task.namespace, task.execution, &task.step, task.attempt)
         );
         assert_eq!(mock.problems(), Vec::<String>::new(), "{dialect:?}");
         let turns = bench.turns(&task).await;
