@@ -19,6 +19,7 @@ mod jitter;
 pub mod log;
 mod nats;
 pub mod server;
+mod setup;
 pub mod sim;
 pub mod started;
 pub mod testing;
