@@ -7,7 +7,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Failure, Handler, Log, LogError, LogMessage, NatsLog, Started, Stored, Written, consume};
+use bus::{
+    Failure, Handler, Log, LogError, LogMessage, NatsLog, Started, Stored, Written, consume, topology::INGEST,
+};
 use bytes::Bytes;
 use engine::context::input_of_alert;
 use protocol::{
@@ -347,7 +349,7 @@ impl Intake {
 
 impl Handler for Intake {
     async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
-        self.metrics.delivery("ingest", deliveries);
+        self.metrics.delivery(INGEST.name, deliveries);
         // What came straight over NATS has passed no door: it waits here until there is room.
         match self.admission.check().await {
             Ok(()) => {}
@@ -359,7 +361,11 @@ impl Handler for Intake {
             }
             Err(Closed::Unknown(error)) => return Err(error.into()),
         }
-        Ok(self.message(&message).await?)
+        let outcome = self.message(&message).await.map_err(Failure::from);
+        if let Err(Failure::Reject { .. }) = &outcome {
+            self.metrics.dead_letter(INGEST.name);
+        }
+        outcome
     }
 
     /// A message that kills its handlers still gets its disposition, so that the balance holds; then it is
@@ -372,7 +378,7 @@ impl Handler for Intake {
         };
         self.unreadable(&message, source, format!("it was set aside: {failure}"))
             .await?;
-        self.metrics.dead_letter("ingest");
+        self.metrics.dead_letter(INGEST.name);
         Err(failure)
     }
 }
