@@ -2,4 +2,6 @@
 //! tidiness of the repository. One test binary, so that it is linked once.
 #![allow(clippy::unwrap_used)]
 
+mod product;
+mod separate;
 mod tidy;
