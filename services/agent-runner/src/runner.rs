@@ -279,13 +279,11 @@ impl<L: Log> Runner<L> {
     /// Writes the fact.
     async fn write_done(&self, task: &Task, came: Came) -> Result<(), Failure> {
         let completed_at = clock::now();
-        let name = match &came.outcome {
+        let outcome = match &came.outcome {
             Outcome::Succeeded => "Succeeded",
             Outcome::Skipped { .. } => "Skipped",
             Outcome::Failed(_) => "Failed",
         };
-        self.metrics
-            .step_ended("agent", name, completed_at.since(came.started_at));
         let output = match came.output {
             Some(output) => Some(self.body(output).await?),
             None => None,
@@ -304,7 +302,7 @@ impl<L: Log> Runner<L> {
         loop {
             let error = match self.log.write_fact(&subject, payload.clone()).await {
                 Ok(Written::New(_)) => {
-                    tracing::info!(execution = %task.execution, step = %task.step, attempt = %task.attempt, outcome = name, "step ended");
+                    tracing::info!(execution = %task.execution, step = %task.step, attempt = %task.attempt, outcome, "step ended");
                     return Ok(());
                 }
                 Ok(Written::Already) => return Ok(()),

@@ -238,9 +238,6 @@ impl<L: Log> Facts<L> {
     }
 
     fn count(&self, known: &Known, append: &Append, observed: &Observed) {
-        if let Fact::Start(start) = &observed.fact {
-            self.metrics.execution_started(&start.trigger_source);
-        }
         if let Fact::Done(done) = &observed.fact {
             let outcome = match &done.outcome {
                 Outcome::Succeeded => "Succeeded",

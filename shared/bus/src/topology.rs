@@ -27,7 +27,7 @@ pub enum StreamId {
     Timers,
     /// What could not be processed.
     DeadLetters,
-    /// Progress for whoever is watching; in memory.
+    /// Progress for whoever is watching; lossy.
     Live,
 }
 
@@ -259,7 +259,9 @@ pub(crate) fn stream_config(id: StreamId, sizes: &Sizes) -> stream::Config {
             subjects: vec![subjects::ALL_LIVE.to_owned()],
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
-            storage: StorageType::Memory,
+            // On disk, though it is lossy: a stream in memory is gone, with its configuration, after a restart of
+            // a single server, and who makes it anew then?
+            storage: StorageType::File,
             max_age: LIVE_MAX_AGE,
             max_bytes: LIVE_BYTES_MAX,
             num_replicas: 1,
