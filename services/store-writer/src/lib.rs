@@ -21,7 +21,7 @@ mod world;
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Attached, Log, NatsLog, attach, attach::look_after, topology::STORE_WRITER};
+use bus::{Attached, Log, NatsLog, attach, attach::look_after, topology};
 use service::{Config, Fatal, Service};
 use tokio::task::JoinSet;
 
@@ -113,8 +113,9 @@ async fn join(mut tasks: JoinSet<Result<(), Fatal>>) -> Result<(), Fatal> {
 
 /// Shows how far the database is behind.
 async fn show_lag(log: NatsLog, service: Service) -> Result<(), Fatal> {
+    let durable = topology::store_writer(&service.config.database.consumer);
     loop {
-        if let Ok(state) = log.consumer_state(&STORE_WRITER).await {
+        if let Ok(state) = log.consumer_state(&durable).await {
             let age = state
                 .oldest
                 .map(|oldest| log.now().since(oldest))
@@ -131,9 +132,10 @@ async fn show_lag(log: NatsLog, service: Service) -> Result<(), Fatal> {
 }
 
 async fn look_after_nats(log: NatsLog, service: Service) -> Result<(), Fatal> {
+    let durables = [topology::store_writer(&service.config.database.consumer)];
     tokio::select! {
         () = service.shutdown.cancelled() => {}
-        () = look_after(&service, &log, &[STORE_WRITER]) => {}
+        () = look_after(&service, &log, &durables) => {}
     }
     Ok(())
 }

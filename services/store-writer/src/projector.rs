@@ -9,7 +9,11 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use bus::{Delivery, Inbox, Log, LogError, consume::dead_letter, topology::STORE_WRITER};
+use bus::{
+    Delivery, Durable, Inbox, Log, LogError,
+    consume::dead_letter,
+    topology::{self, STORE_WRITER},
+};
 use futures_util::future::join_all;
 use service::{
     Fatal, Service,
@@ -22,7 +26,7 @@ use crate::{
     store::{Batch, Store, StoreError, Written},
 };
 
-/// The name of the durable in numbers and dead letters.
+/// The name of the durable in numbers, whichever the database has.
 const CONSUMER: &str = STORE_WRITER.name;
 
 /// Without messages, the database is asked this often whether it is there.
@@ -104,9 +108,14 @@ impl<L: Log> Projector<L> {
         Ok(())
     }
 
+    /// This database's place in the log.
+    fn durable(&self) -> Durable {
+        topology::store_writer(&self.service.config.database.consumer)
+    }
+
     async fn open(&self) -> Result<Option<L::Inbox>, Fatal> {
         let attempt = || async {
-            self.log.inbox(&STORE_WRITER).await.map_err(|error| {
+            self.log.inbox(&self.durable()).await.map_err(|error| {
                 if error.is_transient() {
                     Failed::Transient(error)
                 } else {
@@ -215,7 +224,7 @@ impl<L: Log> Projector<L> {
     /// The dead letter comes first: a message is never dropped without one.
     async fn set_aside(&self, delivery: Delivery, reason: String) {
         tracing::error!(message = ?delivery.message, reason, "set aside as a dead letter");
-        let letter = dead_letter(&STORE_WRITER, &delivery, reason);
+        let letter = dead_letter(&self.durable(), &delivery, reason);
         match self.log.dead_letter(letter).await {
             Ok(()) => {
                 self.service.metrics.dead_letter(CONSUMER);

@@ -9,7 +9,7 @@ use async_nats::jetstream::{self, ErrorCode, consumer::pull, context::GetStreamE
 use crate::{
     connect::Connection,
     topology::{
-        BLOBS_BUCKET, DURABLES, STARTED_BUCKET, Sizes, StreamId, TRIALS_BUCKET, WORKFLOWS_BUCKET,
+        BLOBS_BUCKET, DURABLES, Durable, STARTED_BUCKET, Sizes, StreamId, TRIALS_BUCKET, WORKFLOWS_BUCKET,
         blobs_config, bucket_configs, consumer_config, stream_config,
     },
 };
@@ -107,17 +107,37 @@ pub async fn init(connection: &Connection, sizes: &Sizes) -> Result<(), Topology
         }
     }
     for durable in DURABLES {
-        let made = context
-            .create_consumer_on_stream(consumer_config(&durable), durable.stream.name())
-            .await;
-        made.map(drop).map_err(|error| {
-            refused(
-                &format!("the consumer {} of {}", durable.name, durable.stream.name()),
-                &error,
-            )
-        })?;
+        make_consumer(context, &durable, consumer_config(&durable)).await?;
     }
     Ok(())
+}
+
+/// Makes the consumer of a database of its own ([`crate::topology::store_writer`]). It goes by itself when
+/// nobody used it for as long as messages stay in the log: made anew later, it reads all that is there.
+///
+/// # Errors
+/// [`TopologyError`] names the consumer.
+pub async fn init_store_writer(
+    connection: &Connection,
+    durable: &Durable,
+    sizes: &Sizes,
+) -> Result<(), TopologyError> {
+    let config = pull::Config {
+        inactive_threshold: sizes.log_max_age,
+        ..consumer_config(durable)
+    };
+    make_consumer(&connection.context, durable, config).await
+}
+
+async fn make_consumer(
+    context: &jetstream::Context,
+    durable: &Durable,
+    config: pull::Config,
+) -> Result<(), TopologyError> {
+    let stream = durable.stream.name();
+    let made = context.create_consumer_on_stream(config, stream).await;
+    made.map(drop)
+        .map_err(|error| refused(&format!("the consumer {} of {stream}", durable.name), &error))
 }
 
 /// Whether everything of the table is there.

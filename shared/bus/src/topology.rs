@@ -5,7 +5,12 @@
 //! - `init` never deletes a stream; it names what is incompatible.
 //! - Consumers have no `max_deliver` and no `backoff`: poison is counted by us, and the engine alone retries.
 
-use std::{iter, time::Duration};
+use std::{
+    collections::BTreeSet,
+    iter,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
@@ -14,7 +19,7 @@ use async_nats::jetstream::{
 };
 use protocol::{TaskType, subjects};
 
-pub use crate::setup::{TopologyError, check, init};
+pub use crate::setup::{TopologyError, check, init, init_store_writer};
 
 /// A stream of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +129,26 @@ pub const STORE_WRITER: Durable = Durable {
     ack_wait: Duration::from_secs(60),
     in_flight_max: 10_000,
 };
+
+/// The consumer called `name`, which remembers how far a database of its own has come in the log. All
+/// store-writers of one database share one; two databases need two, or each would get half.
+pub fn store_writer(name: &str) -> Durable {
+    static OTHERS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    if name == STORE_WRITER.name {
+        return STORE_WRITER;
+    }
+    let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = match others.get(name) {
+        Some(known) => known,
+        // Kept for ever, which is short: a process has the few names of its configuration.
+        None => {
+            let kept: &'static str = name.to_owned().leak();
+            others.insert(kept);
+            kept
+        }
+    };
+    Durable { name, ..STORE_WRITER }
+}
 
 /// Alerts as they came.
 pub const INGEST: Durable = Durable {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::{Connection, topology};
+use bus::Connection;
 use service::config::{Config, process_env};
 
 use super::Outcome;
@@ -26,7 +26,7 @@ pub async fn init(asked: NatsInit) -> Outcome {
         bus::ConnectError::Settings { .. } => Failure::misuse(error.to_string()),
         error => Failure::no_server(error.to_string()),
     })?;
-    let outcome = topology::init(&connection, &up::sizes(&config)).await;
+    let outcome = up::init(&connection, &config).await;
     connection.close().await;
     outcome.map_err(|error| Failure::failed(error.to_string()))?;
     show::line(&format!("NATS at {} is set up", config.nats.url));

@@ -39,6 +39,7 @@ pub struct Running {
 const LOCK: &str = "lock";
 const HTTP: &str = "http";
 const NATS: &str = "nats.json";
+const IDENTITY: &str = "identity";
 
 /// The nats-server that the process with this directory said it runs.
 pub fn running(dir: &Path) -> Option<Running> {
@@ -87,6 +88,24 @@ impl Directory {
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A name of this directory that no other has, for as long as it is there.
+    pub fn identity(&self) -> Result<String, Failure> {
+        let file = self.path.join(IDENTITY);
+        match fs::read_to_string(&file) {
+            Ok(text) => return Ok(text.trim().to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Failure::failed(format!(
+                    "cannot read {}: {error}",
+                    file.display()
+                )));
+            }
+        }
+        let identity = uuid::Uuid::now_v7().simple().to_string();
+        replace(&file, &format!("{identity}\n"), 0o644)?;
+        Ok(identity)
     }
 
     /// Says where the API is.
@@ -178,6 +197,8 @@ mod tests {
         drop(first);
         let second = Directory::open(&path).unwrap();
         assert!(!path.join(HTTP).exists(), "what the first one said is forgotten");
+        let identity = second.identity().unwrap();
+        assert_eq!(second.identity().unwrap(), identity);
         second.close();
     }
 

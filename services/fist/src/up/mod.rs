@@ -11,7 +11,7 @@ mod server;
 
 use std::{net::SocketAddr, time::Duration};
 
-use bus::{Connection, Settings, Sizes, topology};
+use bus::{Connection, Settings, Sizes, TopologyError, topology};
 use service::{
     Service,
     config::{Config, Secret, Secrets},
@@ -46,10 +46,16 @@ pub async fn run(asked: Up) -> Result<Code, Failure> {
         Nats::Own => {
             let server = NatsServer::start(directory.path(), &plan.config).await?;
             let config = server.configured(plan.config);
-            directory.write_nats(&config)?;
             (config, Some(server))
         }
-        Nats::Given => (plan.config, None),
+        Nats::Given => {
+            let mut config = plan.config;
+            if plan.has_own_database {
+                config.database.consumer =
+                    format!("{}-{}", topology::STORE_WRITER.name, directory.identity()?);
+            }
+            (config, None)
+        }
     };
     let description = match &nats {
         Some(server) => format!("{} (its own, version {})", config.nats.url, server.version()),
@@ -73,6 +79,7 @@ async fn with_nats(
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     set_up(&config).await?;
+    directory.write_nats(&config)?;
     let listener = parts::listen(&config.http.listen).await?;
     let address = listener
         .local_addr()
@@ -99,9 +106,20 @@ async fn set_up(config: &Config) -> Result<(), Failure> {
     let connection = Connection::open(&bus_settings(config, "fist up", CONNECT_MAX))
         .await
         .map_err(|error| Failure::failed(error.to_string()))?;
-    let outcome = topology::init(&connection, &sizes(config)).await;
+    let outcome = init(&connection, config).await;
     connection.close().await;
     outcome.map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Makes all of the table that is not there, and the place in the log of a database of its own.
+pub async fn init(connection: &Connection, config: &Config) -> Result<(), TopologyError> {
+    let sizes = sizes(config);
+    topology::init(connection, &sizes).await?;
+    let durable = topology::store_writer(&config.database.consumer);
+    if durable.name == topology::STORE_WRITER.name {
+        return Ok(());
+    }
+    topology::init_store_writer(connection, &durable, &sizes).await
 }
 
 /// How to reach the NATS server of this configuration.
@@ -123,7 +141,7 @@ pub fn bus_settings(config: &Config, name: &str, deadline: Duration) -> Settings
 }
 
 /// The sizes of streams that this configuration asks for.
-pub fn sizes(config: &Config) -> Sizes {
+fn sizes(config: &Config) -> Sizes {
     let nats = &config.nats;
     Sizes {
         replicas: u8::try_from(nats.replicas).unwrap_or(u8::MAX),

@@ -30,6 +30,9 @@ pub struct Plan {
     pub config: Config,
     /// Which NATS server.
     pub nats: Nats,
+    /// Whether the database is this machine's only, so that it must have the whole log by itself where others
+    /// read it too.
+    pub has_own_database: bool,
 }
 
 impl Plan {
@@ -88,7 +91,14 @@ impl Plan {
             // Of the directory's own, so that what a killed process left running is found again.
             config.cli.work_dir = Some(dir.join("work"));
         }
-        Ok(Self { dir, config, nats })
+        let has_own_database =
+            config.database.url.expose().starts_with("sqlite:") && !set.has("database", "consumer");
+        Ok(Self {
+            dir,
+            config,
+            nats,
+            has_own_database,
+        })
     }
 }
 
@@ -203,6 +213,7 @@ mod tests {
             (Nats::Given, "nats://n:4222")
         );
         assert_eq!(plan.dir, Path::new("/home/x/.local/share/punching-fist"));
+        assert!(plan.has_own_database);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::reader::Section;
 pub struct Database {
     /// Secret, because it may hold a password; logs want [`Database::url_shown`].
     pub url: Secret,
+    pub consumer: String,
     pub connections_max: u32,
     pub connect_timeout_ms: u64,
     pub acquire_timeout_ms: u64,
@@ -23,8 +24,16 @@ impl Database {
         if !known.iter().any(|scheme| url.expose().starts_with(scheme)) {
             section.problem_hidden("url", "must begin with sqlite:// or postgres://");
         }
+        let consumer = section.text("consumer");
+        if !is_label(&consumer) {
+            section.problem(
+                "consumer",
+                "must be 1 to 63 lower-case letters, digits and `-`, with a letter or digit at both ends",
+            );
+        }
         Self {
             url,
+            consumer,
             connections_max: section.number("connections_max", 1..=1000) as u32,
             connect_timeout_ms: section.number("connect_timeout_ms", 100..=600_000),
             acquire_timeout_ms: section.number("acquire_timeout_ms", 100..=600_000),
@@ -43,4 +52,13 @@ impl Database {
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
         format!("{scheme}://{place}")
     }
+}
+
+/// A name that can stand in subjects.
+fn is_label(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(is_inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
