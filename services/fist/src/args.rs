@@ -67,6 +67,9 @@ pub enum Command {
     /// Set up NATS
     #[command(subcommand)]
     Nats(Nats),
+    /// Repair the database
+    #[command(subcommand)]
+    Store(Store),
 }
 
 #[derive(Debug, clap::Args)]
@@ -116,7 +119,7 @@ pub struct Apply {
 #[derive(Debug, clap::Args)]
 pub struct Run {
     /// The workflow to invoke, by name
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    #[arg(conflicts_with = "file")]
     pub name: Option<String>,
     /// Execute this manifest once instead; `-` reads stdin
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
@@ -323,6 +326,28 @@ pub struct NatsInit {
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
     /// Configuration file, for credentials, replicas and sizes
+    #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Build the records anew from the log, beside a running `fist up` or other services
+    Rebuild(StoreRebuild),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StoreRebuild {
+    /// The directory of the running `fist up` [default: as `fist up` has it]
+    #[arg(long, env = "FIST_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Use this NATS server, and not that of a `fist up`
+    #[arg(long, value_name = "URL", conflicts_with = "dir")]
+    pub nats: Option<String>,
+    /// The database [default: that of the `fist up`, else of the configuration]
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// Configuration file, for credentials
     #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

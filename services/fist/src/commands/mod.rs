@@ -10,10 +10,11 @@ mod get;
 mod logs;
 mod nats;
 mod run;
+mod store;
 mod validate;
 
 use crate::{
-    args::{Alert, Args, Command, Nats},
+    args::{Alert, Args, Command, Nats, Store},
     client::Client,
     failure::{Code, Failure},
     up,
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Delete(asked) => delete::run(&client()?, &asked).await,
         Command::Doctor(asked) => doctor::run(client(), &asked).await,
         Command::Nats(Nats::Init(asked)) => nats::init(asked).await,
+        Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked)).await,
     }
 }
 

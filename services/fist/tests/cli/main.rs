@@ -1,0 +1,9 @@
+//! The real command on a real `fist up`: what a person types, reads, and gets as an exit code.
+#![allow(clippy::unwrap_used)]
+
+mod commands;
+mod documented;
+mod following;
+mod harness;
+mod lifecycle;
+mod together;
