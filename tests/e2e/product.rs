@@ -19,6 +19,8 @@ use serde_json::Value;
 use store_writer::testing::TestPostgres;
 use tempfile::TempDir;
 
+use crate::examples::stand_ins;
+
 /// What anything may take on a machine that has much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -36,6 +38,8 @@ pub struct Product {
     _postgres: TestPostgres,
     database: String,
     directory: TempDir,
+    /// Programs that stand for those whose other end is not here.
+    stand_ins: String,
     processes: Vec<Process>,
     http_ports: Vec<u16>,
     client: reqwest::Client,
@@ -48,11 +52,13 @@ impl Product {
         service::install_crypto();
         let (nats, connection) = TestNats::ready().await;
         connection.close().await;
+        let directory = TempDir::new().unwrap();
         let mut product = Self {
             nats,
+            stand_ins: stand_ins(directory.path()),
             database: postgres.create_database("fist"),
             _postgres: postgres,
-            directory: TempDir::new().unwrap(),
+            directory,
             processes: Vec::new(),
             http_ports: Vec::new(),
             client: reqwest::Client::builder()
@@ -101,7 +107,17 @@ impl Product {
                 "FIST_CLI_WORK_DIR",
                 self.directory.path().join(format!("work-{number}")),
             )
+            .env(
+                "FIST_CLI_PATH",
+                format!("{}:{}", self.stand_ins, std::env::var("PATH").unwrap()),
+            )
             .env("FIST_LLM_SCRIPTED_DIR", root().join("examples/scripted"))
+            .env(
+                "FIST_TOOLS_KUBECTL_BIN",
+                Path::new(&self.stand_ins).join("kubectl"),
+            )
+            .env("FIST_TOOLS_PROMETHEUS_URL", "http://127.0.0.1:9")
+            .env("FIST_TOOLS_CURL_ALLOWED_HOSTS", "127.0.0.1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
