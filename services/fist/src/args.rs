@@ -309,6 +309,10 @@ pub struct Doctor {
     /// Configuration file of the server to be
     #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The directory of a `fist up` on this machine, whose NATS server is then looked at too [default: as
+    /// `fist up` has it]
+    #[arg(long, env = "FIST_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
     /// Also check this NATS server, beyond what the server says
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,

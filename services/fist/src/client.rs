@@ -296,7 +296,7 @@ impl Client {
         Failure::no_server(format!(
             "no server at {}: start one with `fist up`, or name another with --server or FIST_SERVER ({})",
             self.shown,
-            causes(error)
+            root(error)
         ))
     }
 }
@@ -420,6 +420,15 @@ fn refusal(status: StatusCode, text: &str) -> Failure {
         _ => (Code::NoServer, message),
     };
     Failure { code, message }
+}
+
+/// What lies at the bottom of an error: `Connection refused`.
+fn root(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
 }
 
 /// An error with all that caused it.

@@ -10,7 +10,7 @@ use bus::{
     topology,
 };
 use serde_json::Value;
-use service::config::{Config, Secrets, process_env};
+use service::config::{Config, Secret, Secrets, process_env};
 
 use super::Outcome;
 use crate::{
@@ -61,10 +61,8 @@ pub async fn run(client: Result<Client, Failure>, asked: &Doctor) -> Outcome {
     match Config::load(asked.config.as_deref(), process_env()) {
         Ok(mut config) => {
             checks.add(Grade::Ok, "configuration", "is valid");
-            if let Some(url) = &asked.nats {
-                config.nats.url.clone_from(url);
-            }
-            nats(&config, asked, &mut checks).await;
+            let is_named = names_nats(&mut config, asked);
+            nats(&config, is_named, &mut checks).await;
             models(&config, &mut checks);
             tools(&config, &mut checks);
         }
@@ -158,9 +156,28 @@ async fn ready(client: &Client) -> Result<(), Vec<(String, String)>> {
         .collect())
 }
 
-/// A server to connect to where one is named, else one to start.
-async fn nats(config: &Config, asked: &Doctor, checks: &mut Checks) {
-    let is_named = asked.nats.is_some() || config.nats.url != Config::default().nats.url;
+/// Puts the NATS server that is meant into the configuration: the one that is named, else that of a `fist up`
+/// which runs on this machine. Whether there is one.
+fn names_nats(config: &mut Config, asked: &Doctor) -> bool {
+    if let Some(url) = &asked.nats {
+        config.nats.url.clone_from(url);
+        return true;
+    }
+    let dir = asked
+        .dir
+        .clone()
+        .or_else(|| up::default_dir(&process_env().collect::<Vec<_>>()).ok());
+    if let Some(running) = dir.and_then(|dir| up::running(&dir)) {
+        config.nats.url = running.url;
+        config.nats.user = running.user;
+        config.nats.password = running.password.map(Secret::new);
+        return true;
+    }
+    config.nats.url != Config::default().nats.url
+}
+
+/// A server to connect to where one is meant, else one to start.
+async fn nats(config: &Config, is_named: bool, checks: &mut Checks) {
     if !is_named {
         match find_server(&Places::from_environment()) {
             Ok(server) => checks.add(

@@ -41,6 +41,7 @@ pub async fn run(asked: Up) -> Result<Code, Failure> {
     telemetry::init(&plan.config.log)?;
     let directory = Directory::open(&plan.dir)?;
     let shutdown = service::shutdown::on_signals()?;
+    end_with_the_terminal(shutdown.clone())?;
     let nats_stops = CancellationToken::new();
     let (config, nats) = match plan.nats {
         Nats::Own => {
@@ -69,6 +70,29 @@ pub async fn run(asked: Up) -> Result<Code, Failure> {
     }
     directory.close();
     outcome.map(|()| Code::Succeeded)
+}
+
+/// A terminal that is closed is another way to ask for the end, unless this process was told to outlive it
+/// (`nohup`). Left alone, the signal would kill us and leave the nats-server behind.
+fn end_with_the_terminal(shutdown: CancellationToken) -> Result<(), Failure> {
+    if is_hangup_ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()) {
+        return Ok(());
+    }
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+        .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
+    tokio::spawn(async move {
+        hangup.recv().await;
+        tracing::info!("the terminal was closed; finishing what is in hand");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// Whether `SigIgn` of `/proc/self/status` has the bit of signal 1.
+fn is_hangup_ignored(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Sets NATS up, and runs the services on it.
@@ -220,6 +244,12 @@ pub fn models(config: &Config) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn nohup_is_noticed() {
+        assert!(is_hangup_ignored("Name:\tfist\nSigIgn:\t0000000000001001\n"));
+        assert!(!is_hangup_ignored("SigIgn:\t0000000000001000\n") && !is_hangup_ignored(""));
+    }
 
     #[test]
     fn addresses_are_shown_as_this_machine_reaches_them() {

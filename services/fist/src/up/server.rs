@@ -49,6 +49,8 @@ const OTHER_STREAMS_BYTES: u64 = 2 << 30;
 const USER: &str = "fist";
 /// Its name, by which it is known among this machine's processes, too.
 const SERVER_NAME: &str = "fist-up";
+/// Levels of directories in its store; it has fewer.
+const DEPTH_MAX: u32 = 12;
 /// Lines of its log in an error.
 const LOG_LINES: usize = 5;
 
@@ -80,6 +82,7 @@ impl NatsServer {
             &configuration(&home, &password, config),
             0o600,
         )?;
+        warn_of_a_small_disk(&home, config);
         let (child, port) = spawn(&binary, &home, None).await.map_err(Failure::failed)?;
         Ok(Self {
             binary,
@@ -130,14 +133,21 @@ impl NatsServer {
                 }
                 pause = (pause * 2).min(RESTART_PAUSE_MAX);
                 self.started = Instant::now();
-                // The same port, since that is where everybody looks for it.
-                match spawn(&self.binary, &self.home, Some(self.port)).await {
+                // The same port, since that is where everybody looks for it. What is dropped here half-way is
+                // killed.
+                let spawned = tokio::select! {
+                    () = stop.cancelled() => return,
+                    spawned = spawn(&self.binary, &self.home, Some(self.port)) => spawned,
+                };
+                match spawned {
                     Ok((child, _)) => {
                         self.child = child;
                         tracing::warn!(port = self.port, "the nats-server is back");
                         break;
                     }
-                    Err(reason) => tracing::error!(reason, "the nats-server cannot be started; trying again"),
+                    Err(reason) => {
+                        tracing::error!(reason, "the nats-server cannot be started; trying again");
+                    }
                 }
             }
         }
@@ -178,9 +188,8 @@ fn configuration(home: &Path, password: &str, config: &Config) -> String {
         let text = path.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"");
         format!("\"{text}\"")
     };
-    let nats = &config.nats;
     let payload = (config.http.body_bytes_max + PAYLOAD_ROOM).min(PAYLOAD_MAX);
-    let store = nats.log_bytes_max + nats.alerts_bytes_max + nats.blobs_bytes_max + OTHER_STREAMS_BYTES;
+    let store = store_bytes_max(config);
     format!(
         "# Written by `fist up` at each start: what is changed here is lost.\n\
          listen: \"127.0.0.1:-1\"\n\
@@ -200,6 +209,40 @@ fn configuration(home: &Path, password: &str, config: &Config) -> String {
         log = quoted(&log_file(home)),
         store_dir = quoted(&home.join("jetstream")),
     )
+}
+
+/// What its streams may take on disk.
+fn store_bytes_max(config: &Config) -> u64 {
+    let nats = &config.nats;
+    nats.log_bytes_max + nats.alerts_bytes_max + nats.blobs_bytes_max + OTHER_STREAMS_BYTES
+}
+
+/// Admission stops before the streams are full, but cannot know of a disk that is full before.
+fn warn_of_a_small_disk(home: &Path, config: &Config) {
+    let Ok(disk) = nix::sys::statvfs::statvfs(home) else {
+        return;
+    };
+    #[allow(clippy::unnecessary_cast, reason = "narrower on other systems")]
+    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    let needed = store_bytes_max(config).saturating_sub(bytes_below(&home.join("jetstream"), DEPTH_MAX));
+    if free < needed {
+        tracing::warn!(
+            free_mib = free >> 20,
+            needed_mib = needed >> 20,
+            "the disk may fill up before the streams do: lower nats.log_bytes_max, nats.alerts_bytes_max and nats.blobs_bytes_max, or choose another directory with --dir"
+        );
+    }
+}
+
+/// What the files below a directory take.
+fn bytes_below(directory: &Path, depth: u32) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() && depth > 0 => bytes_below(&entry.path(), depth - 1),
+        Ok(found) if found.is_file() => found.len(),
+        _ => 0,
+    });
+    sizes.sum()
 }
 
 /// Starts it and waits for its port.

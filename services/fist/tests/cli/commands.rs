@@ -308,7 +308,7 @@ async fn the_doctor_says_what_is_well() {
     // Until the first look, a check may not have reported.
     let said = eventually("all is well", async || {
         let said = up
-            .fist(&["doctor"])
+            .fist(&["doctor", "--dir", up.dir.to_str().unwrap()])
             .env("ANTHROPIC_API_KEY", "sk-not-to-be-seen")
             .output()
             .await
@@ -321,6 +321,8 @@ async fn the_doctor_says_what_is_well() {
         "ok    services",
         "ok    database",
         "ANTHROPIC_API_KEY is there",
+        "with JetStream",
+        "ok    streams",
     ] {
         assert!(said.out.contains(part), "{said:?}");
     }
