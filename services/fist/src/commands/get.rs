@@ -2,13 +2,7 @@
 
 use std::io::IsTerminal;
 
-use protocol::{
-    Timestamp,
-    views::{
-        AlertAudit, AlertView, DeadLetterView, ExecutionStatus, ExecutionSummary, ExecutionView, Page,
-        WorkflowView,
-    },
-};
+use protocol::views::{AlertAudit, DeadLetterView, ExecutionStatus, ExecutionView, Page};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -17,12 +11,7 @@ use crate::{
     args::{Get, Output},
     client::{Answer, Client, Request},
     failure::{Code, Failure},
-    show::{
-        self, Style, Tone,
-        age::{age, now, took},
-        report,
-        table::table,
-    },
+    show::{self, Style, Tone, lists, report},
 };
 
 /// What can be listed.
@@ -143,7 +132,7 @@ async fn one(client: &Client, kind: Kind, id: &str, asked: &Get) -> Outcome {
     let text = match kind {
         Kind::Executions => {
             let view: ExecutionView = read(&answer)?;
-            let mut text = executions(
+            let mut text = lists::executions(
                 std::slice::from_ref(&view.summary),
                 wide,
                 asked.scope.all_namespaces,
@@ -159,13 +148,13 @@ async fn one(client: &Client, kind: Kind, id: &str, asked: &Get) -> Outcome {
             }
             text
         }
-        Kind::Workflows => workflows(&[read(&answer)?], wide, asked.scope.all_namespaces, style),
-        Kind::Alerts => alerts(&[read(&answer)?], wide, style),
+        Kind::Workflows => lists::workflows(&[read(&answer)?], wide, asked.scope.all_namespaces, style),
+        Kind::Alerts => lists::alerts(&[read(&answer)?], wide, style),
         Kind::DeadLetters => {
             let letter: DeadLetterView = read(&answer)?;
             format!(
                 "{}\n{}\n",
-                deadletters(std::slice::from_ref(&letter), wide, style),
+                lists::deadletters(std::slice::from_ref(&letter), wide, style),
                 show::clean(&letter.payload)
             )
         }
@@ -216,10 +205,10 @@ async fn list(client: &Client, kind: Kind, asked: &Get) -> Outcome {
             .collect()
     } else {
         match kind {
-            Kind::Executions => executions(&read::<Page<_>>(&answer)?.items, wide, all, style),
-            Kind::Workflows => workflows(&read::<Page<_>>(&answer)?.items, wide, all, style),
-            Kind::Alerts => alerts(&read::<Page<_>>(&answer)?.items, wide, style),
-            Kind::DeadLetters => deadletters(&read::<Page<_>>(&answer)?.items, wide, style),
+            Kind::Executions => lists::executions(&read::<Page<_>>(&answer)?.items, wide, all, style),
+            Kind::Workflows => lists::workflows(&read::<Page<_>>(&answer)?.items, wide, all, style),
+            Kind::Alerts => lists::alerts(&read::<Page<_>>(&answer)?.items, wide, style),
+            Kind::DeadLetters => lists::deadletters(&read::<Page<_>>(&answer)?.items, wide, style),
         }
     };
     show::data(&text);
@@ -241,7 +230,7 @@ async fn audit(client: &Client, output: Option<Output>) -> Outcome {
             print_document(&answer.text, output, "audit")?
         }
         Some(Output::Wide) | None => {
-            show::data(&audit_text(&audit));
+            show::data(&lists::audit(&audit));
         }
     }
     if audit.balanced {
@@ -249,23 +238,6 @@ async fn audit(client: &Client, output: Option<Output>) -> Outcome {
     } else {
         Ok(Code::Failed)
     }
-}
-
-fn audit_text(audit: &AlertAudit) -> String {
-    let mut text = format!(
-        "messages received   {}\n  recorded          {}\n  waiting           {}\nalerts in them      {}\n",
-        audit.messages_received, audit.messages_recorded, audit.messages_waiting, audit.alerts
-    );
-    for (kind, count) in &audit.dispositions {
-        text.push_str(&format!("  {:17} {count}\n", kind.as_str()));
-    }
-    text.push_str(match audit.balanced {
-        true => "balanced: received equals the sum\n",
-        false => {
-            "NOT balanced: received is not the sum; the database may be behind or away (`fist doctor`)\n"
-        }
-    });
-    text
 }
 
 fn status(text: &str) -> Result<ExecutionStatus, Failure> {
@@ -306,162 +278,9 @@ pub fn print_document(text: &str, output: Output, name: &str) -> Result<(), Fail
     Ok(())
 }
 
-fn optional_age(at: Option<Timestamp>, now: Timestamp) -> String {
-    at.map(|at| age(at, now)).unwrap_or_default()
-}
-
-/// Puts the namespace first, where all are shown.
-fn with_namespace(
-    all: bool,
-    mut heads: Vec<&str>,
-    rows: Vec<(String, Vec<String>)>,
-) -> (Vec<&str>, Vec<Vec<String>>) {
-    if all {
-        heads.insert(0, "NAMESPACE");
-    }
-    let rows = rows.into_iter().map(|(namespace, mut row)| {
-        if all {
-            row.insert(0, namespace);
-        }
-        row
-    });
-    (heads, rows.collect())
-}
-
-fn executions(items: &[ExecutionSummary], wide: bool, all: bool, style: Style) -> String {
-    let now = now();
-    let mut heads = vec!["ID", "WORKFLOW", "STATUS", "STEPS", "CURRENT", "AGE"];
-    if wide {
-        heads.extend(["TRIGGER", "DURATION", "ERROR"]);
-    }
-    let row = |item: &ExecutionSummary| {
-        let mut row = vec![
-            item.id.to_string(),
-            item.name.to_string(),
-            item.status.as_str().to_owned(),
-            format!("{}/{}", item.steps_completed, item.total_steps),
-            item.current_step.clone().unwrap_or_default(),
-            age(item.created_at, now),
-        ];
-        if wide {
-            let duration = item
-                .started_at
-                .map(|started| took(item.completed_at.unwrap_or(now).since(started)));
-            row.extend([
-                item.trigger_source.clone(),
-                duration.unwrap_or_default(),
-                show::one_line(item.error.as_deref().unwrap_or_default(), 100),
-            ]);
-        }
-        (item.namespace.to_string(), row)
-    };
-    let (heads, rows) = with_namespace(all, heads, items.iter().map(row).collect());
-    table(&heads, &rows, style)
-}
-
-fn workflows(items: &[WorkflowView], wide: bool, all: bool, style: Style) -> String {
-    let now = now();
-    let mut heads = vec!["NAME", "TRIGGER", "STEPS", "SUSPENDED", "AGE"];
-    if wide {
-        heads.push("GENERATION");
-    }
-    let row = |item: &WorkflowView| {
-        let mut row = vec![
-            item.name.to_string(),
-            item.trigger_source.clone().unwrap_or_default(),
-            item.steps.to_string(),
-            item.suspended.to_string(),
-            age(item.updated_at, now),
-        ];
-        if wide {
-            row.push(item.generation.to_string());
-        }
-        (item.namespace.to_string(), row)
-    };
-    let (heads, rows) = with_namespace(all, heads, items.iter().map(row).collect());
-    table(&heads, &rows, style)
-}
-
-fn alerts(items: &[AlertView], wide: bool, style: Style) -> String {
-    let now = now();
-    let mut heads = vec![
-        "ID",
-        "NAME",
-        "SOURCE",
-        "STATUS",
-        "DISPOSITION",
-        "EXECUTIONS",
-        "AGE",
-    ];
-    if wide {
-        heads.extend(["FINGERPRINT", "LABELS"]);
-    }
-    heads.push("REASON");
-    let row = |item: &AlertView| {
-        let executions: Vec<String> = item.executions.iter().map(ToString::to_string).collect();
-        let mut row = vec![
-            item.id.clone(),
-            item.name.clone(),
-            item.source.to_string(),
-            item.status
-                .map(|status| status.as_str().to_owned())
-                .unwrap_or_default(),
-            item.disposition.as_str().to_owned(),
-            match (executions.len(), wide) {
-                (0..=1, _) | (_, true) => executions.join(","),
-                (more, false) => format!("{} and {} more", executions[0], more - 1),
-            },
-            optional_age(Some(item.received_at), now),
-        ];
-        if wide {
-            let label = |(key, value): (&String, &Value)| {
-                format!(
-                    "{key}={}",
-                    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-                )
-            };
-            row.push(item.fingerprint.clone());
-            row.push(item.labels.iter().map(label).collect::<Vec<_>>().join(","));
-        }
-        row.push(show::one_line(&item.reason, if wide { 200 } else { 60 }));
-        row
-    };
-    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
-    table(&heads, &rows, style)
-}
-
-fn deadletters(items: &[DeadLetterView], wide: bool, style: Style) -> String {
-    let now = now();
-    let mut heads = vec!["ID", "CONSUMER", "DELIVERIES", "AGE"];
-    if wide {
-        heads.extend(["STREAM", "SEQ"]);
-    }
-    heads.extend(["SUBJECT", "REASON"]);
-    let row = |item: &DeadLetterView| {
-        let mut row = vec![
-            item.id.to_string(),
-            item.consumer.clone(),
-            item.deliveries.to_string(),
-            age(item.at, now),
-        ];
-        if wide {
-            row.extend([item.stream.clone(), item.seq.to_string()]);
-        }
-        row.extend([
-            item.subject.clone(),
-            show::one_line(&item.reason, if wide { 200 } else { 80 }),
-        ]);
-        row
-    };
-    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
-    table(&heads, &rows, style)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -481,43 +300,5 @@ mod tests {
                 .message
                 .contains("executions (exec)")
         );
-    }
-
-    #[test]
-    fn namespaces_stand_first_where_all_are_shown() {
-        let item: ExecutionSummary = serde_json::from_value(json!({
-            "id": "0190f5b4-0000-7000-8000-000000000001", "name": "disk", "namespace": "prod",
-            "trigger_source": "cli", "status": "Running", "steps_completed": 1, "total_steps": 3,
-            "current_step": "look", "error": null, "started_at": null, "completed_at": null,
-            "created_at": now(),
-        }))
-        .unwrap();
-        let text = executions(&[item], false, true, Style::default());
-        let expected = "\
-NAMESPACE   ID                                     WORKFLOW   STATUS    STEPS   CURRENT   AGE
-prod        0190f5b4-0000-7000-8000-000000000001   disk       Running   1/3     look      0s
-";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn the_balance_says_when_it_is_off() {
-        let mut audit: AlertAudit = serde_json::from_value(json!({
-            "messages_received": 3, "messages_waiting": 0, "messages_recorded": 3, "alerts": 4,
-            "dispositions": {"started": 1, "merged": 3}, "balanced": true,
-        }))
-        .unwrap();
-        let expected = "\
-messages received   3
-  recorded          3
-  waiting           0
-alerts in them      4
-  started           1
-  merged            3
-balanced: received equals the sum
-";
-        assert_eq!(audit_text(&audit), expected);
-        audit.balanced = false;
-        assert!(audit_text(&audit).contains("NOT balanced"));
     }
 }

@@ -5,6 +5,7 @@
 //! - A reader that went away (`fist get … | head`) is no error.
 
 pub mod age;
+pub mod lists;
 pub mod report;
 pub mod table;
 

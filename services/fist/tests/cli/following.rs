@@ -121,3 +121,37 @@ async fn what_is_cancelled_exits_with_one() {
     assert_eq!(said.code, 1, "{said:?}");
     up.stop().await;
 }
+
+#[tokio::test]
+async fn a_server_that_is_killed_and_comes_back_is_followed_further() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("up");
+    let mut up = Up::start_in(&dir, &[], &[]).await;
+    let gate = home.path().join("gate");
+    let id = up
+        .submits("waits.yaml", &workflow("waits", &waits_for(&gate)))
+        .await;
+    let mut watch = up
+        .fist(&["watch", &id])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().contains("Running") {}
+    up.kill9(&[]).await;
+    let address = up.url.strip_prefix("http://").unwrap().to_owned();
+    let up = Up::start_in(&dir, &["--http", &address], &[]).await;
+    std::fs::write(&gate, "").unwrap();
+    let mut rest = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        rest.push_str(&line);
+        rest.push('\n');
+    }
+    let said: Said = watch.wait_with_output().await.unwrap().into();
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("lost the server"), "{said:?}");
+    assert!(!rest.contains("Running"), "nothing is told twice: {rest}");
+    assert_eq!(rest.matches("[1/1] only  Succeeded").count(), 1, "{rest}");
+    up.stop().await;
+}

@@ -90,8 +90,13 @@ impl Up {
             .open(dir.with_extension("log"))
             .unwrap();
         let mut child = fist()
-            .args(["up", "--http", "127.0.0.1:0", "--dir"])
+            .args(["up", "--dir"])
             .arg(dir)
+            .args(if arguments.contains(&"--http") {
+                &[][..]
+            } else {
+                &["--http", "127.0.0.1:0"]
+            })
             .args(arguments)
             .env("FIST_NATS_LOG_BYTES_MAX", "536870912")
             .env("FIST_NATS_BLOBS_BYTES_MAX", "268435456")
