@@ -237,7 +237,12 @@ async fn json_is_what_the_api_answers() {
     let id = up
         .submits("ok.yaml", &workflow("ok", "echo out; echo err >&2"))
         .await;
-    up.ended(&id).await;
+    // Lists come from the database, which is a moment behind the log.
+    eventually("the list shows the end", async || {
+        let (_, body) = up.api("GET", "/api/v1/executions", None).await;
+        body.contains("Succeeded").then_some(())
+    })
+    .await;
     for (arguments, path) in [
         (vec!["get", "executions", "-A"], "/api/v1/executions".to_owned()),
         (vec!["get", "execution", &id], format!("/api/v1/executions/{id}")),
