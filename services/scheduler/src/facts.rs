@@ -4,6 +4,7 @@
 //! - A fact is acknowledged after the message that answers it is on the lane, or when it changes nothing.
 //! - Every append is guarded by the lane's last sequence, so two schedulers never both answer.
 //! - Timers are armed before the append that they watch over.
+//! - A fact that can never be answered does not leave its execution waiting ([`crate::lost`]).
 
 use std::{
     fmt::Display,
@@ -12,16 +13,15 @@ use std::{
     time::Duration,
 };
 
-use bus::{Appended, Blobs, Failure, Handler, Log, LogMessage};
-use engine::{Decision, Logged, Nothing, Observed, Planned, Rules, State, decide, outstanding};
-use protocol::{
-    Append, Dead, DecodeError, ExecutionId, Fact, LaneAction, Namespace, Outcome, Subject, TimerId,
-};
+use bus::{Appended, Blobs, Failure, Handler, Log, LogError, LogMessage};
+use engine::{Decision, Nothing, Observed, Planned, ReplayError, Rules, State, decide, outstanding};
+use protocol::{Append, DecodeError, ExecutionId, Fact, LaneAction, Namespace, Outcome, Subject, TimerId};
 use service::Metrics;
 
 use crate::{
     definitions::Definitions,
     executions::{Executions, Known},
+    lost,
     read::{self, ReadError},
 };
 
@@ -49,36 +49,51 @@ pub(crate) struct Facts<L> {
 impl<L: Log> Handler for Facts<L> {
     async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
         let (namespace, execution) = owner(&message)?;
-        let fact = match read::fact(&message, &self.blobs).await {
-            Ok(fact) => fact,
-            Err(error) => return Err(unreadable(error, deliveries)),
+        let outcome = match read::fact(&message, &self.blobs).await {
+            Ok(fact) => {
+                let observed = Observed {
+                    fact,
+                    subject: message.subject.clone(),
+                    seq: message.seq,
+                };
+                self.answer(&namespace, execution, &observed, deliveries).await
+            }
+            Err(error) => Err(unreadable(error, deliveries)),
         };
-        let observed = Observed {
-            fact,
-            subject: message.subject.clone(),
-            seq: message.seq,
-        };
-        self.answer(&namespace, execution, &observed, deliveries).await
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Stuck::Fact(failure)) => Err(failure),
+            Err(Stuck::Execution(reason)) => {
+                lost::tell(&self.log, &message, &reason).await?;
+                Err(Failure::Reject { reason })
+            }
+        }
     }
 
     async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {
         let failure = bus::consume::poison(&message, trials);
-        let (namespace, execution) = owner(&message)?;
-        // A dead letter about a dead letter would go on for ever.
-        let is_dead = matches!(Subject::parse(&message.subject), Ok(Subject::Dead(..)));
-        if !is_dead {
-            let dead = Fact::Dead(Dead {
-                subject: message.subject.clone(),
-                seq: message.seq,
-                reason: failure.to_string(),
-                task: None,
-            });
-            let subject = Subject::Dead(namespace, execution, message.seq);
-            self.log
-                .write_fact(&subject, protocol::encode(self.log.now(), &dead))
-                .await?;
-        }
+        lost::tell(&self.log, &message, &failure.to_string()).await?;
         Err(failure)
+    }
+}
+
+/// Why a fact was not answered.
+enum Stuck {
+    /// It comes again, or is set aside; its execution goes on.
+    Fact(Failure),
+    /// It can never be answered, and its execution would wait for that: it has to end.
+    Execution(String),
+}
+
+impl From<Failure> for Stuck {
+    fn from(failure: Failure) -> Self {
+        Self::Fact(failure)
+    }
+}
+
+impl From<LogError> for Stuck {
+    fn from(error: LogError) -> Self {
+        Self::Fact(error.into())
     }
 }
 
@@ -90,7 +105,7 @@ impl<L: Log> Facts<L> {
         execution: ExecutionId,
         observed: &Observed,
         deliveries: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Stuck> {
         let mut slot = self.executions.lock(execution).await;
         for round in 0..ROUNDS_MAX {
             let is_fresh = slot.is_none();
@@ -107,23 +122,27 @@ impl<L: Log> Facts<L> {
                         .append(known, namespace, execution, planned, observed)
                         .await?
                     {
-                        return self.repair(known, namespace, execution).await;
+                        return Ok(self.repair(known, namespace, execution).await?);
                     }
                     // Another scheduler was first, or it is unknown whether we were.
                     *slot = None;
                     tokio::time::sleep(pause(round, observed.seq)).await;
                 }
                 Ok(Decision::Nothing(why)) if is_fresh || is_final(why) => {
-                    return self.repair(known, namespace, execution).await;
+                    let repaired = self.repair(known, namespace, execution).await;
+                    if repaired.is_err() {
+                        *slot = None;
+                    }
+                    return Ok(repaired?);
                 }
-                Err(illegal) if is_fresh => return Err(contradiction(&illegal, deliveries)),
+                Err(illegal) if is_fresh => return Err(contradiction(&illegal, deliveries).into()),
                 // The state may be behind the log.
                 Ok(Decision::Nothing(_)) | Err(_) => *slot = None,
             }
         }
-        Err(Failure::retry(format!(
+        Err(Stuck::Fact(Failure::retry(format!(
             "other schedulers were first {ROUNDS_MAX} times in a row"
-        )))
+        ))))
     }
 
     /// The state of an execution, from the log.
@@ -134,7 +153,7 @@ impl<L: Log> Facts<L> {
         observed: &Observed,
         deliveries: u64,
         round: u32,
-    ) -> Result<Known, Failure> {
+    ) -> Result<Known, Stuck> {
         // A start fact delivered for the first time: the lane is empty, or the append will say otherwise.
         if let (Fact::Start(start), 1, 0) = (&observed.fact, deliveries, round) {
             let definition = self.definitions.of(start);
@@ -144,20 +163,20 @@ impl<L: Log> Facts<L> {
             });
         }
         let messages = self.log.read_execution(namespace, execution).await?;
-        let mut lane_seq = 0;
-        let mut logged = Vec::with_capacity(messages.len());
-        for message in &messages {
-            let entry = read::logged(message, &self.blobs)
-                .await
-                .map_err(|error| unreadable(error, deliveries))?;
-            if let Logged::Lane(_) = entry {
-                lane_seq = message.seq;
-            }
-            logged.push((message.seq, entry));
+        let history = read::history(&messages, &self.blobs)
+            .await
+            .map_err(|error| unreadable(error, deliveries))?;
+        let replayed = State::replay(&history.logged, |start| self.definitions.of(start));
+        match replayed {
+            Ok(state) => Ok(Known {
+                state,
+                lane_seq: history.lane_seq,
+            }),
+            Err(error) => Err(match (contradiction(&error, deliveries), error) {
+                (Failure::Reject { reason }, ReplayError::Inconsistent(_)) => Stuck::Execution(reason),
+                (failure, _) => Stuck::Fact(failure),
+            }),
         }
-        let state = State::replay(&logged, |start| self.definitions.of(start))
-            .map_err(|error| contradiction(&error, deliveries))?;
-        Ok(Known { state, lane_seq })
     }
 
     /// Arms the timers and appends. False: the lane has moved on.
@@ -172,32 +191,31 @@ impl<L: Log> Facts<L> {
         for (timer, at) in &planned.timers {
             self.log.arm_timer(namespace, execution, timer, *at).await?;
         }
-        if !self
-            .put(known, &planned.subject, &planned.append, &observed.fact)
-            .await?
-        {
+        let (stands, append) = match self.put(known, &planned).await {
+            Err(error @ LogError::TooLarge { .. }) => {
+                tracing::warn!(%execution, %error, "what was decided fits no message; the execution ends instead");
+                let end = engine::instead_of(&known.state, &planned, &error.to_string(), self.log.now());
+                (self.put(known, &end).await?, end.append)
+            }
+            stands => (stands?, planned.append),
+        };
+        if !stands {
             return Ok(false);
         }
-        self.count(known, &planned.append, observed);
+        known
+            .state
+            .apply(&append, &observed.fact)
+            .map_err(|error| Failure::reject(error.to_string()))?;
+        self.count(known, &append, observed);
         Ok(true)
     }
 
-    /// Puts one message at the end of the lane that `known` is a fold of, and folds it.
-    async fn put(
-        &self,
-        known: &mut Known,
-        subject: &Subject,
-        append: &Append,
-        cause: &Fact,
-    ) -> Result<bool, Failure> {
-        let payload = protocol::encode(self.log.now(), append);
-        match self.log.append(subject, payload, known.lane_seq).await? {
+    /// Puts one message at the end of the lane that `known` is a fold of. False: the lane has moved on.
+    async fn put(&self, known: &mut Known, planned: &Planned) -> Result<bool, LogError> {
+        let payload = protocol::encode(self.log.now(), &planned.append);
+        match self.log.append(&planned.subject, payload, known.lane_seq).await? {
             Appended::At(seq) => {
                 known.lane_seq = seq;
-                known
-                    .state
-                    .apply(append, cause)
-                    .map_err(|error| Failure::reject(error.to_string()))?;
                 Ok(true)
             }
             Appended::Conflict => Ok(false),
@@ -276,7 +294,7 @@ fn is_final(why: Nothing) -> bool {
     }
 }
 
-fn owner(message: &LogMessage) -> Result<(Namespace, ExecutionId), Failure> {
+pub(crate) fn owner(message: &LogMessage) -> Result<(Namespace, ExecutionId), Failure> {
     let subject = Subject::parse(&message.subject).map_err(|error| Failure::reject(error.to_string()))?;
     match subject.execution() {
         Some((namespace, execution)) => Ok((namespace.clone(), execution)),
@@ -287,16 +305,17 @@ fn owner(message: &LogMessage) -> Result<(Namespace, ExecutionId), Failure> {
     }
 }
 
-fn unreadable(error: ReadError, deliveries: u64) -> Failure {
+fn unreadable(error: ReadError, deliveries: u64) -> Stuck {
     match error {
-        ReadError::Blob(failure) => failure,
+        ReadError::Blob(Failure::Reject { reason }) => Stuck::Execution(reason),
+        ReadError::Blob(failure) => Stuck::Fact(failure),
         ReadError::Decode(error @ DecodeError::NewerVersion { .. }) if deliveries < NEWER_DELIVERIES_MAX => {
-            Failure::Retry {
+            Stuck::Fact(Failure::Retry {
                 after: Duration::from_secs(10),
                 reason: error.to_string(),
-            }
+            })
         }
-        ReadError::Decode(error) => Failure::reject(error.to_string()),
+        ReadError::Decode(error) => Stuck::Execution(error.to_string()),
     }
 }
 

@@ -7,6 +7,7 @@
 mod definitions;
 mod executions;
 mod facts;
+mod lost;
 mod read;
 mod timers;
 

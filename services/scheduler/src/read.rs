@@ -1,8 +1,10 @@
 //! Messages of the log as the engine reads them: decoded, with outputs fetched that were stored apart.
 
+use std::collections::HashSet;
+
 use bus::{Blobs, Failure, LogMessage};
 use engine::Logged;
-use protocol::{Append, BlobRef, Body, DecodeError, Fact};
+use protocol::{Append, BlobRef, Body, DecodeError, Fact, Subject};
 
 /// Why a message cannot be read.
 #[derive(Debug)]
@@ -33,16 +35,39 @@ pub(crate) async fn fact(message: &LogMessage, blobs: &Blobs) -> Result<Fact, Re
     Ok(fact)
 }
 
-/// A fact or a message of the lane.
-pub(crate) async fn logged(message: &LogMessage, blobs: &Blobs) -> Result<Logged, ReadError> {
-    if message.subject.starts_with("fist.fact.") {
-        return fact(message, blobs).await.map(Logged::Fact);
-    }
-    Ok(Logged::Lane(
-        protocol::decode::<Append>(&message.payload)
+/// What an execution's state is a fold of.
+pub(crate) struct History {
+    /// The lane, its start and the facts that the lane names, in stream order.
+    pub(crate) logged: Vec<(u64, Logged)>,
+    /// The last sequence of the lane.
+    pub(crate) lane_seq: u64,
+}
+
+/// Reads what matters of an execution's `messages`. A fact that the lane does not name changes nothing so far, so
+/// one of those that cannot be read stands in nobody's way.
+pub(crate) async fn history(messages: &[LogMessage], blobs: &Blobs) -> Result<History, ReadError> {
+    let (mut logged, mut named, mut lane_seq) = (Vec::with_capacity(messages.len()), HashSet::new(), 0);
+    let (facts, lane): (Vec<_>, Vec<_>) = messages.iter().partition(|message| is_fact(message));
+    for message in lane {
+        let append = protocol::decode::<Append>(&message.payload)
             .map_err(ReadError::Decode)?
-            .body,
-    ))
+            .body;
+        named.insert(append.cause.seq);
+        lane_seq = message.seq;
+        logged.push((message.seq, Logged::Lane(append)));
+    }
+    for message in facts {
+        let is_start = matches!(Subject::parse(&message.subject), Ok(Subject::Start(..)));
+        if is_start || named.contains(&message.seq) {
+            logged.push((message.seq, Logged::Fact(fact(message, blobs).await?)));
+        }
+    }
+    logged.sort_by_key(|(seq, _)| *seq);
+    Ok(History { logged, lane_seq })
+}
+
+fn is_fact(message: &LogMessage) -> bool {
+    message.subject.starts_with("fist.fact.")
 }
 
 fn lost(blob: &BlobRef, why: &str) -> ReadError {

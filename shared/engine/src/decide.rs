@@ -9,6 +9,7 @@
 mod cancel;
 mod dead;
 mod done;
+mod instead;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod timer;
 
 use std::time::Duration;
 
+pub use instead::instead_of;
 use protocol::{
     Append, Cause, End, EndStatus, Fact, LaneAction, StepName, StepRecord, Subject, Task, TimerId, Timestamp,
 };
@@ -154,8 +156,13 @@ pub(crate) fn hand_out(
     }))
 }
 
-/// Ends the execution. Where a runner may be at work it is told by the same message.
+/// Ends the execution.
 pub(crate) fn end(state: &State, cause: Cause, records: Vec<StepRecord>, end: End) -> Decision {
+    Decision::Append(Box::new(the_end(state, cause, records, end)))
+}
+
+/// The last message. Where a runner may be at work it is told by the same one.
+fn the_end(state: &State, cause: Cause, records: Vec<StepRecord>, end: End) -> Planned {
     let (namespace, execution) = (state.start.namespace.clone(), state.start.execution);
     // A runner that has reported is at no work; its result is the cause.
     let is_result = cause.subject.ends_with(".done");
@@ -164,7 +171,7 @@ pub(crate) fn end(state: &State, cause: Cause, records: Vec<StepRecord>, end: En
     } else {
         Subject::Note(namespace, execution)
     };
-    Decision::Append(Box::new(Planned {
+    Planned {
         subject,
         timers: Vec::new(),
         append: Append {
@@ -172,7 +179,7 @@ pub(crate) fn end(state: &State, cause: Cause, records: Vec<StepRecord>, end: En
             records,
             action: LaneAction::End(end),
         },
-    }))
+    }
 }
 
 /// The end of an execution whose step failed.

@@ -22,7 +22,7 @@ mod steps;
 pub mod template;
 
 pub use admit::{Admitted, Format, Policy, Role, admit, admit_all, admit_value};
-pub use decide::{Decision, Illegal, Nothing, Observed, Planned, Rules, decide};
+pub use decide::{Decision, Illegal, Nothing, Observed, Planned, Rules, decide, instead_of};
 pub use definition::Definition;
 pub use problem::{Problem, Severity, listed};
 pub use program::Program;
