@@ -88,7 +88,9 @@ pub async fn consume<L: Log, H: Handler>(
     handler: Arc<H>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let mut inbox = log.inbox(durable).await?;
+    let Some(mut inbox) = open(&log, durable, &shutdown).await? else {
+        return Ok(());
+    };
     let concurrency = options.concurrency.max(1);
     let work = Arc::new(Work {
         log,
@@ -122,6 +124,29 @@ pub async fn consume<L: Log, H: Handler>(
     inbox.close().await;
     work.drain(in_hand, options.drain).await;
     outcome
+}
+
+/// Opens the consumer, as soon as the server can say where it is: a cluster that has just lost a server has no
+/// leader for it for some seconds, and that is no reason for a service to end. `None`: the shutdown came first.
+async fn open<L: Log>(
+    log: &L,
+    durable: &Durable,
+    shutdown: &CancellationToken,
+) -> Result<Option<L::Inbox>, Failure> {
+    loop {
+        match log.inbox(durable).await {
+            Ok(inbox) => return Ok(Some(inbox)),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(consumer = durable.name, %error, "the consumer cannot be opened yet; trying again");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Failure::RETRY_AFTER) => {}
+        }
+    }
 }
 
 /// What every message's task needs.

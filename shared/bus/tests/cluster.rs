@@ -214,7 +214,18 @@ async fn one_command_for_each_fact_while_a_server_dies() {
     cluster.spawn(1);
 
     // Every fact reaches the consumer.
-    let mut inbox = log.inbox(&topology::SCHEDULER).await.unwrap();
+    let opening = async {
+        // Its leader may have been the server that died, and another is not elected yet.
+        loop {
+            match log.inbox(&topology::SCHEDULER).await {
+                Ok(inbox) => return inbox,
+                Err(error) => assert!(error.is_transient(), "{error}"),
+            }
+        }
+    };
+    let mut inbox = tokio::time::timeout(PATIENCE, opening)
+        .await
+        .expect("a leader for the consumer");
     let mut seqs = std::collections::BTreeSet::new();
     let reading = async {
         while seqs.len() < 6 * rounds as usize {
