@@ -91,6 +91,14 @@ pub(super) struct Command {
     pub is_just_named: bool,
     /// The variable of `for`.
     pub loop_variable: Option<String>,
+    /// Its name is an expansion, and could be a shell's.
+    is_put_together: bool,
+    /// A word that is no option came behind such a name, so that a shell would run that file.
+    has_operand: bool,
+    /// It prints the words it is given.
+    pub prints_words: bool,
+    /// It is a program that only reads and prints text.
+    is_text_tool: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -109,9 +117,7 @@ pub(super) enum Mode {
     },
     Program(Reading),
     Declaration,
-    Find {
-        ended: bool,
-    },
+    Find,
     /// No value may follow in this command.
     Refused(&'static str),
     ForName,
@@ -131,6 +137,10 @@ pub(super) enum Remote {
     No,
     /// `kubectl` and its like.
     Client,
+    /// `docker` and its like.
+    Containers,
+    /// `docker exec` and its like: somewhere among the words a command begins.
+    RunsSomewhere,
     /// `kubectl exec` and its like: a command follows `--`.
     Runs,
 }
@@ -166,6 +176,10 @@ impl Command {
             reads_heredoc: false,
             is_just_named: false,
             loop_variable: None,
+            is_put_together: false,
+            has_operand: false,
+            is_text_tool: false,
+            prints_words: false,
         }
     }
 
@@ -176,10 +190,10 @@ impl Command {
     /// How many bytes of a word's text matter here.
     pub fn keeps(&self) -> usize {
         match &self.mode {
-            Mode::Plain { .. } | Mode::Find { .. } => 24,
+            Mode::Plain { .. } | Mode::Find => 24,
             Mode::Refused(_) | Mode::ForWords | Mode::CaseWord => 0,
             Mode::Pattern { .. } | Mode::Compound => 8,
-            Mode::Program(_) => 48,
+            Mode::Program(_) => 1024,
             _ => 256,
         }
     }
@@ -197,24 +211,24 @@ impl Command {
     /// Whether a string that begins this word with `-` would be an option.
     pub fn reads_options(&self) -> bool {
         match &self.mode {
-            Mode::Plain { ended, .. } | Mode::Find { ended } => !ended,
+            Mode::Plain { ended, .. } => !ended,
+            // Behind `--` its expressions still begin with `-`.
+            Mode::Find => true,
             Mode::Program(reading) => !reading.ended,
             Mode::CaseWord | Mode::Pattern { .. } => false,
             _ => true,
         }
     }
 
-    /// Refuses a value where it stands; `nested` when it stands inside an expansion in this word.
-    pub fn check_value(&self, word: &Word, nested: bool) -> Result<(), String> {
+    /// Refuses a value where it stands, itself or as an expansion makes it.
+    pub fn check_value(&self, word: &Word) -> Result<(), String> {
         match &self.mode {
             Mode::Name | Mode::NameBehind { .. } => match &word.assigns {
-                Some(name) if !nested => check_assigned(name),
-                Some(_) => Ok(()),
+                Some(name) => check_assigned(name),
                 None => Err(NAME_REFUSED.to_owned()),
             },
             Mode::Declaration => match &word.assigns {
-                Some(name) if !nested => check_assigned(name),
-                Some(_) => Ok(()),
+                Some(name) => check_assigned(name),
                 None => Err(
                     "a value cannot be the name of a variable; write the name out: `export NAME={{ v }}`"
                         .to_owned(),
@@ -225,9 +239,12 @@ impl Command {
                 Some(listed) if word.text.starts_with('-') && has_code_letter(listed.program, &word.text) => {
                     Err(read_twice(*listed))
                 }
+                _ if *code_due || is_command_option(word.text.split('=').next().unwrap_or_default()) => {
+                    Err(COMMAND_OPTION.to_owned())
+                }
                 _ => Ok(()),
             },
-            Mode::Program(reading) => reading.check_value(word, nested),
+            Mode::Program(reading) => reading.check_value(word),
             Mode::Refused(reason) => Err((*reason).to_owned()),
             Mode::ForName => {
                 Err("a value cannot be the name of a loop's variable; write the name out".to_owned())
@@ -235,7 +252,8 @@ impl Command {
             Mode::ForIn | Mode::CaseIn | Mode::Compound => {
                 Err("a value cannot stand here, where the shell expects a word of its own".to_owned())
             }
-            Mode::Find { .. } | Mode::ForWords | Mode::CaseWord | Mode::Pattern { .. } => Ok(()),
+            Mode::ForWords => self.loop_variable.as_deref().map_or(Ok(()), check_assigned),
+            Mode::Find | Mode::CaseWord | Mode::Pattern { .. } => Ok(()),
         }
     }
 
@@ -244,7 +262,7 @@ impl Command {
         self.is_just_named = false;
         let is_first = std::mem::replace(&mut self.is_first, false);
         if self.in_find && matches!(word.literal(), Some(";" | "+")) {
-            self.mode = Mode::Find { ended: false };
+            self.mode = Mode::Find;
             return Event::None;
         }
         match &mut self.mode {
@@ -264,6 +282,9 @@ impl Command {
                 Event::None
             }
             Mode::Program(reading) => {
+                if reading.name == "set" && !reading.ended && !is_known_set_option(word) {
+                    return Event::Lost("an option of `set` that may change how the shell reads");
+                }
                 if reading.word(word) {
                     self.in_xargs |= reading.name == "xargs";
                     if reading.uncertain {
@@ -278,21 +299,21 @@ impl Command {
             Mode::Declaration => {
                 let is_plain_option =
                     |text: &str| text.starts_with('-') && text.chars().skip(1).all(|c| "xrgp-".contains(c));
-                if word.text.starts_with(['-', '+']) && !word.literal().is_some_and(is_plain_option) {
-                    self.mode = Mode::Refused(
-                        "with this option the shell may evaluate what is assigned; assign without it",
+                let is_clear = word.assigns.is_some() || word.literal().is_some();
+                if !is_clear
+                    || word.text.starts_with(['-', '+']) && !word.literal().is_some_and(is_plain_option)
+                {
+                    return Event::Evaluates(
+                        "an option with which the shell evaluates what is assigned (`declare -i` and the like)",
                     );
                 }
                 Event::None
             }
-            Mode::Find { ended } => {
-                match word.literal() {
-                    Some(text) if programs::FIND_COMMANDS.contains(&text) => {
-                        self.in_find = true;
-                        self.mode = Mode::NameBehind { assigns: false };
-                    }
-                    Some("--") => *ended = true,
-                    _ => {}
+            Mode::Find => {
+                // The expansions of a word may be empty, and leave `-exec`.
+                if !word.has_value && programs::FIND_COMMANDS.contains(&word.text.as_str()) {
+                    self.in_find = true;
+                    self.mode = Mode::NameBehind { assigns: false };
                 }
                 Event::None
             }
@@ -373,9 +394,21 @@ impl Command {
         // `"$dir"/program` names its program; a name put together otherwise could become any.
         let in_directory = word.is_dynamic && !word.has_value && !word.is_cut && word.text.contains('/');
         if word.is_dynamic && !word.text.is_empty() && !in_directory {
+            self.is_put_together = true;
             self.mode = Mode::Refused(
                 "the name of this command is put together, and could become one that reads code; write it out",
             );
+            return Event::None;
+        }
+        if !word.is_quoted && word.text != "[" && word.text.contains(['*', '?', '[']) {
+            self.is_put_together = true;
+            self.mode =
+                Mode::Refused("the name of this command is a pattern, and could become any; write it out");
+            return Event::None;
+        }
+        if self.in_xargs && !word.literal().is_some_and(is_plain_name) {
+            self.mode =
+                Mode::Refused("`xargs` could put what it reads into this command's name; write the name out");
             return Event::None;
         }
         let literal = if in_directory {
@@ -384,6 +417,7 @@ impl Command {
             word.literal()
         };
         let Some(name) = literal else {
+            self.is_put_together = true;
             if word.may_split {
                 // It may expand to nothing, and then the next word is the name.
                 self.mode = Mode::NameBehind { assigns: false };
@@ -408,6 +442,7 @@ impl Command {
             self.plain(word);
             return Event::None;
         }
+        self.has_operand = self.is_put_together;
         let is_behind = matches!(self.mode, Mode::NameBehind { .. });
         if is_behind && COMPOUND.contains(&name) {
             self.mode = Mode::Refused(
@@ -417,20 +452,26 @@ impl Command {
         }
         self.is_just_named = true;
         let base = name.rsplit('/').next().unwrap_or(name);
+        self.prints_words = matches!(base, "echo" | "printf");
         if programs::DECLARATIONS.contains(&base) {
             self.mode = Mode::Declaration;
         } else if base == "alias" {
             return Event::Lost("`alias`, behind which words mean something else");
+        } else if base == "shopt" {
+            return Event::Lost("`shopt`, which not every shell has");
         } else if base == "find" {
-            self.mode = Mode::Find { ended: false };
+            self.mode = Mode::Find;
         } else if let Some(listed) = programs::find(name) {
             self.mode = Mode::Program(Reading::new(listed));
             if base == "let" {
                 return Event::Evaluates("`let`, which evaluates variables; write `$(( … ))`");
             }
         } else {
+            self.is_text_tool = programs::TEXT_TOOLS.contains(&base);
             let remote = if programs::REMOTE.contains(&base) {
                 Remote::Client
+            } else if programs::CONTAINERS.contains(&base) {
+                Remote::Containers
             } else {
                 Remote::No
             };
@@ -454,9 +495,15 @@ impl Command {
         else {
             return;
         };
-        let Some(text) = word.literal() else {
-            *code_due = false;
-            return;
+        // The expansions of a word may be empty, and leave `sh` or `-c`.
+        let text = match word.literal() {
+            Some(text) => text,
+            None if !word.has_value && !word.text.is_empty() && word.text != "--" => word.text.as_str(),
+            None => {
+                *code_due = false;
+                self.has_operand = true;
+                return;
+            }
         };
         if text == "--" && *remote == Remote::Runs {
             self.mode = Mode::NameBehind { assigns: false };
@@ -465,22 +512,39 @@ impl Command {
         if text == "--" {
             *ended = true;
         } else if text.starts_with('-') {
-            *code_due |= runner.is_some_and(|listed| has_code_letter(listed.program, text));
+            *code_due |= runner.is_some_and(|listed| has_code_letter(listed.program, text))
+                || (*remote == Remote::No && is_command_option(text));
+            // `--entrypoint=sh`
+            let named = text.split_once('=').and_then(|(_, named)| programs::find(named));
+            *runner = named.filter(|listed| listed.program.runs_input).or(*runner);
             return;
         }
-        *code_due = false;
+        let is_argument = std::mem::take(code_due);
+        self.has_operand = true;
         if matches!(text, "eval" | "source") {
             self.mode = Mode::Refused(
                 "`eval` and `source` read what follows as code once more; call the command directly",
             );
             return;
         }
-        // Once named it stays: `sh -o pipefail -c …` has words in between.
-        *runner = programs::find(text)
-            .filter(|listed| listed.program.runs_input && !listed.program.code.is_empty())
-            .or(*runner);
-        if *remote == Remote::Client && programs::REMOTE_VERBS.contains(&text) {
-            *remote = Remote::Runs;
+        // Once named it stays: `sh -o pipefail -c …` has words in between. To `kubectl get node` it is none.
+        let is_runner = |listed: &Listed| listed.program.runs_input && !listed.program.code.is_empty();
+        if *remote != Remote::Client && !self.is_text_tool {
+            *runner = programs::find(text).filter(is_runner).or(*runner);
+        }
+        if *remote == Remote::RunsSomewhere
+            && !is_argument
+            && programs::find(text).is_some_and(|listed| listed.reads_code())
+        {
+            self.named(word);
+            return;
+        }
+        if programs::REMOTE_VERBS.contains(&text) {
+            match *remote {
+                Remote::Client => *remote = Remote::Runs,
+                Remote::Containers => *remote = Remote::RunsSomewhere,
+                _ => {}
+            }
         }
     }
 
@@ -488,7 +552,7 @@ impl Command {
     pub fn splits(&self) -> bool {
         matches!(
             self.mode,
-            Mode::Plain { .. } | Mode::Program(_) | Mode::Find { .. } | Mode::Declaration | Mode::ForWords
+            Mode::Plain { .. } | Mode::Program(_) | Mode::Find | Mode::Declaration | Mode::ForWords
         )
     }
 
@@ -501,14 +565,56 @@ impl Command {
     pub fn runs_input(&self) -> bool {
         match &self.mode {
             Mode::Program(reading) => {
-                reading.runs_input(self.reads_file) || (self.in_xargs && !reading.program.code.is_empty())
+                reading.runs_input(self.reads_file) || (self.in_xargs && reading.listed().reads_code())
             }
+            // What `xargs` adds or puts in can be another `-exec`, or code among the words.
+            Mode::Find => self.in_xargs,
+            Mode::Plain { runner, .. } => self.in_xargs && (runner.is_some() || self.is_put_together),
+            Mode::NameBehind { .. } | Mode::Refused(_) => self.in_xargs,
             _ => false,
         }
+    }
+
+    /// Whether this command's name could become a shell's that reads its input. In a heredoc of its
+    /// own that is so as long as no word names a file; behind a pipe an expansion may hold all.
+    pub fn may_run_input(&self, is_piped: bool) -> bool {
+        let may = match &self.mode {
+            Mode::Program(reading) => reading.may_run_input,
+            // `retry 3 sh`, but not `grep node`.
+            Mode::Plain { runner, .. } => runner.is_some() && !self.is_text_tool,
+            _ => false,
+        };
+        !self.reads_file && (may || self.is_put_together && (is_piped || !self.has_operand))
     }
 
     /// Whether the values of this command's words become a shell's `$1`, `$2`, …
     pub fn sets_arguments(&self) -> bool {
         matches!(&self.mode, Mode::Program(reading) if reading.program.names == ["set"])
     }
+}
+
+const COMMAND_OPTION: &str = "an option such as `--command` takes text that is read as code once more, so that escaping it for the shell is not enough; pass the value as an argument of its own";
+
+/// Options that take a command, whatever the program.
+fn is_command_option(option: &str) -> bool {
+    matches!(
+        option,
+        "--command" | "--eval" | "--exec" | "--ssh-command" | "--remote-command" | "--post-renderer"
+    )
+}
+
+/// Options of `set` that leave alone how the shell reads, and the words that belong to them.
+fn is_known_set_option(word: &Word) -> bool {
+    let Some(text) = word.literal() else {
+        return false;
+    };
+    if matches!(text, "keyword" | "posix" | "histexpand" | "history" | "noexec") {
+        return false;
+    }
+    !text.starts_with(['-', '+']) || text.chars().skip(1).all(|c| "-abCefhmouvxET".contains(c))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    name.chars()
+        .all(|c| c.is_ascii_alphanumeric() || "_-./+".contains(c))
 }

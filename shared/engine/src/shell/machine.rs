@@ -18,6 +18,7 @@ use super::Value;
 use super::command::{Command, Event, Mode, Taint, Word};
 use super::escape;
 use super::heredoc::{Heredoc, Pending};
+use super::programs;
 
 /// Nesting of quotes and expansions; deeper is not followed.
 const FRAMES_MAX: usize = 32;
@@ -36,6 +37,13 @@ pub(super) struct Machine {
     /// Some command runs what it reads: on this line, and anywhere.
     line_runs_input: bool,
     runs_input: bool,
+    /// A command that runs its input has none of its own, so that it reads a function's, or a loop's.
+    runs_outer_input: bool,
+    /// A `|` came behind a value, which may be what goes through it.
+    pipes_value: bool,
+    defines_functions: bool,
+    /// The name in progress behind what is not followed.
+    lost_name: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +54,7 @@ enum Ahead {
     DollarBackslash,
     DollarParen,
     Variable(String),
+    VariableBackslash(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +113,8 @@ struct Backtick {
     singles_odd: bool,
     doubles_odd: bool,
     is_unclear: bool,
+    /// The name in progress, a `$` in front of it included.
+    name: String,
 }
 
 impl Machine {
@@ -117,6 +128,10 @@ impl Machine {
             has_value: false,
             line_runs_input: false,
             runs_input: false,
+            runs_outer_input: false,
+            pipes_value: false,
+            defines_functions: false,
+            lost_name: String::new(),
         }
     }
 
@@ -164,7 +179,7 @@ impl Machine {
     /// Feeds one character of the template's own text.
     pub fn text(&mut self, c: char) -> Result<(), String> {
         if self.lost.is_some() {
-            return Ok(());
+            return self.text_behind_lost(c);
         }
         match std::mem::replace(&mut self.ahead, Ahead::None) {
             Ahead::None => self.step(c),
@@ -179,9 +194,21 @@ impl Machine {
                     self.ahead = Ahead::Variable(name);
                     return Ok(());
                 }
+                if c == '\\' {
+                    self.ahead = Ahead::VariableBackslash(name);
+                    return Ok(());
+                }
                 // The character counts even when the variable is refused: more errors may follow.
                 let read = self.reads(&name);
                 read.and(self.step(c))
+            }
+            Ahead::VariableBackslash(_) if c == '\n' => {
+                self.lose("a variable's name that is continued on the next line")
+            }
+            Ahead::VariableBackslash(name) => {
+                let read = self.reads(&name);
+                self.ahead = Ahead::Backslash;
+                read.and(self.text(c))
             }
         }
     }
@@ -195,7 +222,7 @@ impl Machine {
         let in_heredoc = matches!(self.frames.last(), Some(Frame::Heredoc(_)));
         match std::mem::replace(&mut self.ahead, Ahead::None) {
             Ahead::None => {}
-            Ahead::Backslash | Ahead::DollarBackslash => {
+            Ahead::Backslash | Ahead::DollarBackslash | Ahead::VariableBackslash(_) => {
                 return Err(
                     "a backslash in front of a value would undo its quotes; leave the backslash out"
                         .to_owned(),
@@ -214,6 +241,9 @@ impl Machine {
         }
         self.end_operator()?;
         self.check_followed()?;
+        if self.defines_functions && self.runs_outer_input {
+            return Err(INPUT_IS_CODE.to_owned());
+        }
         self.has_value = true;
         let written = self.escape(value)?;
         self.mark_enclosing()?;
@@ -233,9 +263,11 @@ impl Machine {
     /// The end of the command.
     pub fn finish(&mut self) -> Result<(), String> {
         if self.lost.is_some() {
-            return Ok(());
+            return self.text_behind_lost('\n');
         }
-        if let Ahead::Variable(name) = std::mem::replace(&mut self.ahead, Ahead::None) {
+        if let Ahead::Variable(name) | Ahead::VariableBackslash(name) =
+            std::mem::replace(&mut self.ahead, Ahead::None)
+        {
             self.reads(&name)?;
         }
         self.end_operator()?;
@@ -257,9 +289,15 @@ impl Machine {
         Err("a quote, an expansion or a heredoc is opened and never closed".to_owned())
     }
 
-    /// Stops following: every further value is refused, and here too where one is held already.
+    /// Stops following: every further value is refused, and here too where one is held already:
+    /// in an expansion that is not over, or in a variable that may be read behind this.
     fn lose(&mut self, what: &'static str) -> Result<(), String> {
         self.lost = Some(what);
+        if self.has_value && self.holds_in_variables() {
+            return Err(format!(
+                "{what} may not follow where a variable holds a value, since what becomes of that variable cannot be told; write it in a way that every shell reads alike"
+            ));
+        }
         let holds = |frame: &Frame| matches!(frame, Frame::Arithmetic(arithmetic) if arithmetic.has_value);
         if self.frames.iter().any(holds) {
             return Err(format!(
@@ -267,6 +305,34 @@ impl Machine {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a variable of the template's own holds a value.
+    fn holds_in_variables(&self) -> bool {
+        self.tainted
+            .keys()
+            .any(|name| !SET_BY_THE_SHELL.contains(&name.as_str()))
+    }
+
+    /// Behind what is not followed, a value that stands in front of it may still be piped into a
+    /// program that runs it: any such name is refused.
+    fn text_behind_lost(&mut self, c: char) -> Result<(), String> {
+        if !self.has_value {
+            return Ok(());
+        }
+        if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') {
+            if self.lost_name.len() < 32 {
+                self.lost_name.push(c);
+            }
+            return Ok(());
+        }
+        let name = std::mem::take(&mut self.lost_name);
+        match self.lost {
+            Some(what) if programs::may_run_input(&name) => Err(format!(
+                "`{name}` runs what it reads as code, and behind {what} it cannot be told whether that is a value"
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn code(&mut self) -> Option<&mut Code> {
@@ -332,11 +398,18 @@ impl Machine {
 
 /// Notes which variables hold values once `word` has been read.
 fn taint(tainted: &mut BTreeMap<String, Taint>, command: &Command, word: &Word) {
+    if command.mode == Mode::ForIn && word.literal() == Some("do") {
+        note_loop_over_arguments(tainted, command);
+        return;
+    }
     let mut note = |name: &str, taint: Taint| {
         let known = tainted.get(name).copied();
         tainted.insert(name.to_owned(), taint.join(known));
     };
     if let Some(taint) = word.taint {
+        note("_", taint);
+        note("PWD", MADE);
+        note("OLDPWD", MADE);
         let name = if command.mode == Mode::ForWords {
             &command.loop_variable
         } else {
@@ -349,13 +422,34 @@ fn taint(tainted: &mut BTreeMap<String, Taint>, command: &Command, word: &Word) 
             ARGUMENTS.iter().for_each(|name| note(name, taint));
         }
     }
-    if command.fills_variables() {
-        note("REPLY", MADE);
-        if let Some(name) = word.literal().filter(|name| is_name(name)) {
-            note(name, MADE);
-        }
+    if let (None, Some(name), Some(text)) = (word.taint, &word.assigns, word.literal())
+        && let Some((_, other)) = text.split_once('=')
+        && tainted.contains_key(other)
+    {
+        // It names a variable that holds a value, and arithmetic would follow it there.
+        tainted.entry(name.clone()).or_insert(MADE);
+    }
+    let mut note = |name: &str, taint: Taint| {
+        let known = tainted.get(name).copied();
+        tainted.insert(name.to_owned(), taint.join(known));
+    };
+    if command.fills_variables()
+        && let Some(name) = word.literal().filter(|name| is_name(name))
+    {
+        note(name, MADE);
     }
 }
+
+/// `for x do` and `for x;` go through the arguments.
+fn note_loop_over_arguments(tainted: &mut BTreeMap<String, Taint>, command: &Command) {
+    if let (Some(name), Some(taint)) = (&command.loop_variable, tainted.get("@").copied()) {
+        let known = tainted.get(name).copied();
+        tainted.insert(name.clone(), taint.join(known));
+    }
+}
+
+/// What `read`, `mapfile` and `getopts` fill without naming it.
+const FILLED_UNNAMED: [&str; 3] = ["REPLY", "MAPFILE", "OPTARG"];
 
 /// What a program made of a value.
 const MADE: Taint = Taint {
@@ -365,6 +459,9 @@ const MADE: Taint = Taint {
 
 /// A function's or a script's arguments.
 const ARGUMENTS: [&str; 11] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "@", "*"];
+
+/// Variables that the shell itself fills with a value that stood in a command.
+const SET_BY_THE_SHELL: [&str; 3] = ["_", "PWD", "OLDPWD"];
 
 impl Code {
     fn new(place: Place) -> Self {

@@ -82,11 +82,12 @@ const SQL_REMEDY: &str = "pass it as a variable of the client's, not as a part o
 pub(super) static PROGRAMS: &[Program] = &[
     Program {
         names: &[
-            "sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "rbash", "yash", "fish",
+            "sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "rbash", "yash", "fish", "csh", "tcsh",
+            "posh", "oksh", "nu", "elvish", "xonsh",
         ],
         code: "c",
         args: "oO",
-        args_long: &[("--rcfile", 1), ("--init-file", 1)],
+        code_long: &["--rcfile", "--init-file", "--command"],
         operands: &[File, Plain],
         code_replaces: true,
         runs_input: true,
@@ -115,10 +116,8 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &["node", "nodejs", "bun", "deno"],
-        code: "ep",
-        args: "r",
-        code_long: &["--eval", "--print"],
-        args_long: &[("--require", 1), ("--import", 1)],
+        code: "epr",
+        code_long: &["--eval", "--print", "--require", "--import", "--loader"],
         operands: &[File, Plain],
         code_replaces: true,
         runs_input: true,
@@ -137,6 +136,17 @@ pub(super) static PROGRAMS: &[Program] = &[
             "groovy",
             "scala",
             "pwsh",
+            "luajit",
+            "julia",
+            "irb",
+            "elixir",
+            "erl",
+            "ghci",
+            "ocaml",
+            "sbcl",
+            "racket",
+            "jshell",
+            "octave",
         ],
         code: "recfR",
         args: "",
@@ -149,12 +159,12 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &["awk", "gawk", "mawk", "nawk"],
-        code: "eiE",
+        code: "eiEfl",
         code_replaces: true,
-        args: "vFf",
+        args: "vF",
         flags: "",
-        code_long: &["--source"],
-        args_long: &[("--assign", 1), ("--field-separator", 1), ("--file", 1)],
+        code_long: &["--source", "--file", "--include", "--load", "--exec"],
+        args_long: &[("--assign", 1), ("--field-separator", 1)],
         flags_long: &["--posix", "--traditional", "--csv"],
         operands: &[Code, Plain],
         remedy: "pass it through the environment: v={{ v }} awk '… ENVIRON[\"v\"] …'",
@@ -162,11 +172,11 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &["sed", "gsed"],
-        code: "e",
-        args: "fl",
+        code: "ef",
+        args: "l",
         flags: "nErsuziIb",
-        code_long: &["--expression"],
-        args_long: &[("--file", 1), ("--line-length", 1)],
+        code_long: &["--expression", "--file"],
+        args_long: &[("--line-length", 1)],
         flags_long: &[
             "--quiet",
             "--silent",
@@ -235,9 +245,9 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &["psql"],
-        code: "c",
-        args: "dfhopUvFPRTL",
-        code_long: &["--command"],
+        code: "cf",
+        args: "dhopUvFPRTL",
+        code_long: &["--command", "--file"],
         permutes: true,
         runs_input: true,
         code_replaces: true,
@@ -274,7 +284,7 @@ pub(super) static PROGRAMS: &[Program] = &[
     Program {
         names: &[
             "bc", "dc", "ed", "ex", "vi", "vim", "nvim", "emacs", "at", "batch", "crontab", "gdb", "m4",
-            "cqlsh",
+            "cqlsh", "lftp", "ftp", "parallel", "duckdb",
         ],
         code: "cefE",
         code_long: &["--eval", "--command", "--expression"],
@@ -285,7 +295,9 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &["make", "gmake", "just", "ninja"],
-        args: "CfIjolWd",
+        args: "CjolWd",
+        code: "fI",
+        code_long: &["--file", "--makefile", "--eval", "--directory"],
         operands: &[Code],
         permutes: true,
         remedy: "pass it through the environment: v={{ v }} make, and \"$$v\" in the recipe",
@@ -313,7 +325,7 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &[
-            "eval", "watch", "parallel", "bind", "compgen", "complete", "fc", "entr", "tmux", "screen",
+            "eval", "watch", "bind", "compgen", "complete", "fc", "entr", "tmux", "screen", "jobs", "tcpdump",
         ],
         operands: &[Code],
         flags: "",
@@ -552,8 +564,32 @@ pub(super) static PROGRAMS: &[Program] = &[
     },
     Program {
         names: &[
-            "chroot", "gosu", "su-exec", "setpriv", "chpst", "runcon", "unshare", "nsenter", "script",
-            "firejail", "bwrap", "strace", "ltrace", "valgrind", "perf",
+            "chroot",
+            "gosu",
+            "su-exec",
+            "setpriv",
+            "chpst",
+            "runcon",
+            "unshare",
+            "nsenter",
+            "script",
+            "firejail",
+            "bwrap",
+            "strace",
+            "ltrace",
+            "valgrind",
+            "perf",
+            "systemd-run",
+            "numactl",
+            "cpulimit",
+            "setarch",
+            "prlimit",
+            "pkexec",
+            "torsocks",
+            "proxychains",
+            "faketime",
+            "s6-setuidgid",
+            "start-stop-daemon",
         ],
         operands: &[Plain, Command],
         ..PREFIX
@@ -587,6 +623,48 @@ pub(super) static PROGRAMS: &[Program] = &[
 pub(super) const REMOTE: [&str; 6] = ["kubectl", "oc", "k", "k3s", "microk8s", "kubecolor"];
 pub(super) const REMOTE_VERBS: [&str; 4] = ["exec", "run", "debug", "rsh"];
 
+/// Programs that run a command inside a container, which begins somewhere behind such a word.
+pub(super) const CONTAINERS: [&str; 12] = [
+    "docker",
+    "podman",
+    "nerdctl",
+    "crictl",
+    "ctr",
+    "lxc",
+    "incus",
+    "machinectl",
+    "docker-compose",
+    "distrobox",
+    "toolbox",
+    "vagrant",
+];
+
+/// Programs to whom the name of a program is a word like any other.
+pub(super) const TEXT_TOOLS: [&str; 22] = [
+    "echo",
+    "grep",
+    "egrep",
+    "fgrep",
+    "zgrep",
+    "rg",
+    "head",
+    "tail",
+    "wc",
+    "uniq",
+    "cut",
+    "tr",
+    "tee",
+    "cat",
+    "column",
+    "pgrep",
+    "pidof",
+    "which",
+    "ls",
+    "systemctl",
+    "journalctl",
+    "ps",
+];
+
 /// Builtins whose words are names of variables, or assignments.
 pub(super) const DECLARATIONS: [&str; 5] = ["export", "readonly", "local", "declare", "typeset"];
 
@@ -595,11 +673,10 @@ pub(super) const FIND_COMMANDS: [&str; 4] = ["-exec", "-execdir", "-ok", "-okdir
 
 /// Variables that a shell, the loader or a common program reads as code, a path to code, or
 /// arithmetic.
-const READ_BY_THE_SHELL: [&str; 56] = [
+const READ_BY_THE_SHELL: [&str; 74] = [
     "PATH",
     "IFS",
     "ENV",
-    "BASH_ENV",
     "PS0",
     "PS1",
     "PS2",
@@ -618,29 +695,18 @@ const READ_BY_THE_SHELL: [&str; 56] = [
     "LINENO",
     "HISTCMD",
     "HISTFILE",
-    "BASH_ARGV0",
     "EPOCHSECONDS",
     "TIMEFORMAT",
     "MAILPATH",
-    "BASH_COMPAT",
     "FUNCNEST",
     "TMOUT",
     "SHELL",
-    "PERL5OPT",
-    "PERL5LIB",
-    "PYTHONPATH",
-    "PYTHONSTARTUP",
-    "PYTHONHOME",
-    "RUBYOPT",
-    "RUBYLIB",
     "NODE_OPTIONS",
     "NODE_PATH",
     "JAVA_TOOL_OPTIONS",
     "_JAVA_OPTIONS",
     "MAKEFLAGS",
     "AWKPATH",
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
     "GIT_EXTERNAL_DIFF",
     "GIT_PAGER",
     "PAGER",
@@ -652,10 +718,57 @@ const READ_BY_THE_SHELL: [&str; 56] = [
     "KUBE_EDITOR",
     "KUBECTL_EXTERNAL_DIFF",
     "KUBECONFIG",
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "GCONV_PATH",
+    "LOCPATH",
+    "NLSPATH",
+    "TERMINFO",
+    "SSH_ASKPASS",
+    "SUDO_ASKPASS",
+    "SUDO_EDITOR",
+    "FCEDIT",
+    "VIMINIT",
+    "EXINIT",
+    "TAR_OPTIONS",
+    "RSYNC_RSH",
+    "PSQLRC",
+    "PSQL_EDITOR",
+    "PSQL_PAGER",
+    "CURL_HOME",
+    "PERLLIB",
+    "PERLDB_OPTS",
+    "GIT_ASKPASS",
+    "GIT_EDITOR",
+    "GIT_SEQUENCE_EDITOR",
+    "GIT_PROXY_COMMAND",
+    "GIT_EXEC_PATH",
+    "GIT_DIR",
+    "GIT_TEMPLATE_DIR",
+    "HELM_PLUGINS",
+    "HELM_POST_RENDERER",
+    "JDK_JAVA_OPTIONS",
+];
+
+/// The beginnings of further such names.
+const READ_BY_PROGRAMS: [&str; 10] = [
+    "LD_",
+    "DYLD_",
+    "BASH_",
+    "GIT_SSH",
+    "GIT_CONFIG",
+    "PYTHON",
+    "PERL5",
+    "RUBY",
+    "npm_config_",
+    "OPENSSL_",
 ];
 
 pub(super) fn is_read_by_the_shell(variable: &str) -> bool {
-    READ_BY_THE_SHELL.contains(&variable) || variable.starts_with("LD_") || variable.starts_with("BASH_FUNC_")
+    READ_BY_THE_SHELL.contains(&variable)
+        || READ_BY_PROGRAMS
+            .iter()
+            .any(|beginning| variable.starts_with(beginning))
 }
 
 /// A listed program, by the name under which it was called.
@@ -663,6 +776,19 @@ pub(super) fn is_read_by_the_shell(variable: &str) -> bool {
 pub(super) struct Listed {
     pub program: &'static Program,
     pub name: &'static str,
+}
+
+impl Listed {
+    /// Whether any of its words is code or begins a command.
+    pub fn reads_code(self) -> bool {
+        !self.program.code.is_empty() || self.program.operands.iter().any(|operand| *operand != Plain)
+    }
+}
+
+/// Whether `name` is that of a program that runs what it reads, or words made of it.
+pub(super) fn may_run_input(name: &str) -> bool {
+    matches!(name, "eval" | "xargs" | "." | "source")
+        || find(name).is_some_and(|listed| listed.program.runs_input)
 }
 
 /// The program of a command's first word, by the last part of its path; the versions of

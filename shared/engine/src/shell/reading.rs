@@ -23,6 +23,10 @@ pub(super) struct Reading {
     pub uncertain: bool,
     /// It was told to run what it reads.
     runs_input: bool,
+    /// The word in front holds a value.
+    follows_value: bool,
+    /// Its code names a program that may run what it reads.
+    pub may_run_input: bool,
 }
 
 impl Reading {
@@ -37,10 +41,12 @@ impl Reading {
             ended: false,
             uncertain: false,
             runs_input: false,
+            follows_value: false,
+            may_run_input: false,
         }
     }
 
-    fn listed(&self) -> Listed {
+    pub fn listed(&self) -> Listed {
         Listed {
             program: self.program,
             name: self.name,
@@ -69,8 +75,14 @@ impl Reading {
             || (self.expects_options() && !self.program.code.is_empty())
     }
 
-    pub fn check_value(&self, word: &Word, nested: bool) -> Result<(), String> {
+    pub fn check_value(&self, word: &Word) -> Result<(), String> {
         let program = self.program;
+        if self.is_test() && self.follows_value {
+            return Err("a value next to another one could become an operator of `test`; write the operator between them".to_owned());
+        }
+        if self.reads_hosts() && word.text.contains(':') {
+            return Err(read_twice(self.listed()));
+        }
         if self.uncertain {
             return Err(UNCERTAIN.to_owned());
         }
@@ -86,7 +98,7 @@ impl Reading {
         if program.assigns
             && let Some(name) = &word.assigns
         {
-            return if nested { Ok(()) } else { check_assigned(name) };
+            return check_assigned(name);
         }
         match self.operand() {
             Operand::Plain => Ok(()),
@@ -124,8 +136,21 @@ impl Reading {
         Err("a value cannot be an option's name; write the option out".to_owned())
     }
 
+    fn is_test(&self) -> bool {
+        self.program.names[0] == "test"
+    }
+
+    /// What stands behind the host's name is read by a shell there.
+    fn reads_hosts(&self) -> bool {
+        self.program.names[0] == "rsync"
+    }
+
     /// Takes a word; true when it is the name of another command.
     pub fn word(&mut self, word: &Word) -> bool {
+        self.follows_value = word.taint.is_some();
+        if self.code_due || self.operand() == Operand::Code {
+            self.may_run_input |= word.is_cut || word.is_dynamic || names_reader(&word.text);
+        }
         if self.args_due > 0 {
             self.args_due -= 1;
             self.uncertain |= word.may_split;
@@ -145,7 +170,7 @@ impl Reading {
         }
         if self.expects_options() {
             if word.literal() == Some("--") {
-                self.ended = true;
+                self.ended = !self.is_test();
                 return false;
             }
             if word.text.starts_with('-') && word.text.len() > 1 {
@@ -180,7 +205,7 @@ impl Reading {
                 .literal()
                 .and_then(programs::find)
                 .is_some_and(|listed| listed.program.runs_input);
-        self.ended |= operand == Operand::Plain && word.literal() == Some("--");
+        self.ended |= operand == Operand::Plain && word.literal() == Some("--") && !self.is_test();
         self.runs_input |= operand == Operand::File && names_input || is_remote_shell;
         self.operands = self.operands.saturating_add(1).min(8);
         false
@@ -210,7 +235,10 @@ impl Reading {
         }
         let mut letters = text.chars().skip(1).peekable();
         while let Some(letter) = letters.next() {
-            if program.code.contains(letter) {
+            if self.name == "printf" && letter == 'v' {
+                // What is printed goes into a variable, which not every shell can do.
+                self.uncertain = true;
+            } else if program.code.contains(letter) {
                 self.given |= !self.is_shell();
                 self.code_due = letters.peek().is_none() || self.is_shell();
                 if !self.is_shell() {
@@ -275,4 +303,10 @@ pub(super) fn check_assigned(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether code names a program that runs what it reads.
+fn names_reader(code: &str) -> bool {
+    code.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c))
+        .any(programs::may_run_input)
 }

@@ -32,7 +32,12 @@ fn list(templates: &[&str], expected: Expect) {
     let mut out = String::new();
     for template in templates {
         let result = run(template, "V".into()).replace("line 1 of the template: ", "");
-        out.push_str(&format!("{template}\n  => {}\n", result.replace('\n', "\n     ")));
+        // Carriage returns, and blanks at a line's end, would not survive in this file.
+        let shown = format!(
+            "{template}\n  => {}\n",
+            result.trim_end().replace('\n', "\n     ")
+        );
+        out.push_str(&shown.replace('\r', "\\r"));
     }
     expected.assert_eq(&out);
 }
@@ -430,7 +435,7 @@ fn what_is_read_twice_or_begins_a_command() {
             read {{v}}
               => invalid: `read`: the shell reads a variable's name there, and evaluates it; write the name out
             printf -v {{v}} x
-              => invalid: `printf`: the shell reads a variable's name there, and evaluates it; write the name out
+              => invalid: with these options it cannot be told which words are read as code; write them so that each stands by itself, and the value behind them
             [ -v {{v}} ]
               => invalid: `[`: the shell reads a variable's name there, and evaluates it; write the name out
             [ {{v}} -eq 5 ]
@@ -438,7 +443,7 @@ fn what_is_read_twice_or_begins_a_command() {
             test -n {{v}}
               => test -n 'V'
             declare -i x={{v}}
-              => invalid: with this option the shell may evaluate what is assigned; assign without it
+              => invalid: no value may follow an option with which the shell evaluates what is assigned (`declare -i` and the like): shells read it in more than one way
             export {{v}}
               => invalid: a value cannot be the name of a variable; write the name out: `export NAME={{ v }}`
             export {{v}}=x
@@ -686,7 +691,8 @@ fn expansions_and_what_shells_differ_in() {
             echo "{{v}}
               => invalid: a quote, an expansion or a heredoc is opened and never closed
             echo $(echo {{v}}
-              => invalid: a quote, an expansion or a heredoc is opened and never closed
+              => invalid: what is printed of the value here becomes several words; put double quotes around it: "$( … )"
+                 invalid: a quote, an expansion or a heredoc is opened and never closed
         "#]],
     );
 }
@@ -788,6 +794,7 @@ fn variables_that_hold_values() {
             f() { eval "$1"; }; f {{v}}
               => invalid: `$1` holds a value: `eval` reads this as code once more, so that escaping it for the shell is not enough; call the command directly, with the value as one of its arguments
                  invalid: `eval` reads this as code once more, so that escaping it for the shell is not enough; call the command directly, with the value as one of its arguments
+                 invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
             f() { kubectl get pod "$1"; }; f {{v}}
               => f() { kubectl get pod "$1"; }; f 'V'
             echo {{v}} | while read -r x; do sh -c "$x"; done
@@ -855,7 +862,6 @@ fn branches_and_loops() {
             {% for x in source.data.list %}{% if x == 'a' %}{% continue %}{% endif %}echo {{ x }}
             {% endfor %}
               => echo 'b c'
-     
             {% for x in source.data.list %}echo {{ x }} {% if x == 'a' %}{% break %}{% endif %};{% endfor %} {{v}}
               => invalid: a value cannot be the name of a command; write the name out, and pass the value as an argument
             echo {{ source.data.v | safe }}
@@ -905,11 +911,11 @@ fn a_command_without_values_is_never_refused() {
               => case x in esac; ) ;; }
             eval "$(ssh-agent)"
               => eval "$(ssh-agent)"
-            if true
-            then echo {{v}}
+            if true\r
+            then echo {{v}}\r
             fi
-              => if true
-                 then echo 'V'
+              => if true\r
+                 then echo 'V'\r
                  fi
         "#]],
     );
@@ -960,6 +966,9 @@ fn what_a_value_decides() {
         ("cat <<-EOF\n\tx{{v}}\nEOF", json!("\tx")),
         ("echo $(cat <<EOF\n{{v}}\nEOF\n)", json!("EOF)")),
         ("cat <<EOF {{v}}\nEOF", json!("a\nb")),
+        ("find -- {{v}}", json!("-delete")),
+        ("[ -- {{v}} = a ]", json!("-v")),
+        ("ls -- {{v}}", json!("-v")),
     ] {
         let result = run(template, value.clone()).replace("line 1 of the template: ", "");
         out.push_str(&format!("{template:?} {value}\n  => {result:?}\n"));
@@ -1041,5 +1050,202 @@ fn what_a_value_decides() {
           => "refused: the value would make a line that ends the heredoc (`EOF`); choose a delimiter that no value holds"
         "cat <<EOF {{v}}\nEOF" "a\nb"
           => "refused: `source.data.v`: the value holds a line break, which on the line of a heredoc shells read in more than one way"
+        "find -- {{v}}" "-delete"
+          => "refused: `source.data.v`: the value begins with `-` and would be read as an option; put it behind a bare `--`, or behind `--option=`"
+        "[ -- {{v}} = a ]" "-v"
+          => "refused: `source.data.v`: the value begins with `-` and would be read as an option; put it behind a bare `--`, or behind `--option=`"
+        "ls -- {{v}}" "-v"
+          => "ls -- '-v'"
     "#]].assert_eq(&out);
+}
+
+#[test]
+fn what_an_attacker_tried() {
+    list(
+        &[
+            "kubectl delete pod $(echo {{v}})",
+            "kubectl delete pod \"$(echo {{v}})\"",
+            "x=$(printf %s {{v}}); kubectl delete pod $x",
+            "x={{v}}; echo a > \"$x\"",
+            "x={{v}}; echo a > \"$(basename \"$x\")\"",
+            "find -- {{v}}",
+            "find . -name {{v}} -- {{v}}",
+            "[ a = -- -a {{v}} {{v}} ]",
+            "[ {{v}} {{v}} ]",
+            "[ {{v}} = {{v}} ]",
+            "x={{v}}; y={{v}}; test \"$x\" \"$y\"",
+            "scp host:{{v}} .",
+            "rsync -a {{v}} host:/x",
+            "gcloud compute ssh host --command=\"ls {{v}}\"",
+            "gcloud compute ssh host --command \"ls {{v}}\"",
+            "docker run --entrypoint=sh image -c \"{{v}}\"",
+            "docker exec c awk \"/{{v}}/\" f",
+            "docker exec -i c sh <<EOF\n{{v}}\nEOF",
+            "docker logs env {{v}}",
+            "retry 3 sh <<EOF\n{{v}}\nEOF",
+            "echo {{v}} | retry 3 sh",
+            "echo {{v}} | grep node",
+            "kubectl get node -p {{v}}",
+            "awk -f {{v}} file",
+            "sed -f {{v}} file",
+            "node --require {{v}} x.js",
+            "bash --rcfile {{v}} x",
+            "PATH=$(dirname {{v}}) ls",
+            "x={{v}}; env LD_PRELOAD=\"$x\" ls",
+            "GIT_SHA={{v}} NODE_NAME={{v}} ./deploy",
+            "for IFS in {{v}}; do :; done",
+            "echo {{v}} | read PATH",
+            "set -o posix; echo {{v}}",
+            "set -H; echo {{v}}",
+            "set -euxo pipefail; echo {{v}}",
+            "set $x; echo {{v}}",
+            "shopt -s extglob; echo {{v}}",
+            "x={{v}}; arr=(a b); echo ${arr[0]}",
+            "echo {{v}}; arr=(a b)",
+            "echo {{v}}; arr=(a b) | sh",
+            "cat <<\"E F\"\n{{v}}\nE F\n",
+            "echo ${x[0]} {{v}}",
+            "f() { echo \"${@:2}\"; }; f {{v}}",
+            "x=`echo a-1`; y={{v}}; echo `cut -f 1 x`",
+            "y={{v}}; echo `echo y`",
+            "echo \"$x\\n{{v}}\"",
+            "eval \"$(ssh-agent)\"; echo {{v}}",
+            "x={{v}}; eval \"$(ssh-agent)\"; echo \"$x\"",
+            "curl -s http://x | sh; echo {{v}}",
+            "sh -c 'cat | sh' <<EOF\n{{v}}\nEOF",
+            "sh -c 'cat > f' <<EOF\n{{v}}\nEOF",
+            "$KUBECTL apply -f - <<EOF\n{{v}}\nEOF",
+            "echo {{v}} | $KUBECTL apply -f -",
+            "echo {{v}} | \"$BIN/kubectl\" apply -f -",
+        ],
+        expect![[r#"
+            kubectl delete pod $(echo {{v}})
+              => invalid: what is printed of the value here becomes several words; put double quotes around it: "$( … )"
+            kubectl delete pod "$(echo {{v}})"
+              => kubectl delete pod "$(echo 'V')"
+            x=$(printf %s {{v}}); kubectl delete pod $x
+              => invalid: `$x` holds a value, which unquoted would become several words; write "$x"
+            x={{v}}; echo a > "$x"
+              => invalid: `$x` holds a value: a value cannot be the target of a redirection; write the file's name out, or give the value to a program: tee -- {{ v }}
+            x={{v}}; echo a > "$(basename "$x")"
+              => x='V'; echo a > "$(basename "$x")"
+            find -- {{v}}
+              => find -- 'V'
+            find . -name {{v}} -- {{v}}
+              => find . -name 'V' -- 'V'
+            [ a = -- -a {{v}} {{v}} ]
+              => invalid: a value next to another one could become an operator of `test`; write the operator between them
+            [ {{v}} {{v}} ]
+              => invalid: a value next to another one could become an operator of `test`; write the operator between them
+            [ {{v}} = {{v}} ]
+              => [ 'V' = 'V' ]
+            x={{v}}; y={{v}}; test "$x" "$y"
+              => invalid: `$y` holds a value: a value next to another one could become an operator of `test`; write the operator between them
+            scp host:{{v}} .
+              => invalid: `scp` reads this as code once more, so that escaping it for the shell is not enough; call the command directly, with the value as one of its arguments
+            rsync -a {{v}} host:/x
+              => rsync -a 'V' host:/x
+            gcloud compute ssh host --command="ls {{v}}"
+              => invalid: an option such as `--command` takes text that is read as code once more, so that escaping it for the shell is not enough; pass the value as an argument of its own
+            gcloud compute ssh host --command "ls {{v}}"
+              => invalid: `ssh` reads this as code once more, so that escaping it for the shell is not enough; send it as input: printf '%s\n' {{ v }} | ssh host 'read -r v; … "$v"'
+            docker run --entrypoint=sh image -c "{{v}}"
+              => invalid: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+            docker exec c awk "/{{v}}/" f
+              => invalid: `awk` reads this as code once more, so that escaping it for the shell is not enough; pass it through the environment: v={{ v }} awk '… ENVIRON["v"] …'
+            docker exec -i c sh <<EOF
+            {{v}}
+            EOF
+              => invalid: line 2 of the template: the program that reads this heredoc runs it as code; give the value as an argument: sh -s -- {{ v }}, and "$1" in the heredoc
+            docker logs env {{v}}
+              => docker logs env 'V'
+            retry 3 sh <<EOF
+            {{v}}
+            EOF
+              => invalid: line 2 of the template: the program that reads this heredoc runs it as code; give the value as an argument: sh -s -- {{ v }}, and "$1" in the heredoc
+            echo {{v}} | retry 3 sh
+              => invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
+            echo {{v}} | grep node
+              => echo 'V' | grep node
+            kubectl get node -p {{v}}
+              => kubectl get node -p 'V'
+            awk -f {{v}} file
+              => invalid: `awk` reads this as code once more, so that escaping it for the shell is not enough; pass it through the environment: v={{ v }} awk '… ENVIRON["v"] …'
+            sed -f {{v}} file
+              => invalid: `sed` reads this as code once more, so that escaping it for the shell is not enough; use awk, and pass it through the environment: v={{ v }} awk '… ENVIRON["v"] …'
+            node --require {{v}} x.js
+              => invalid: `node` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: node -e '… process.argv[1] …' {{ v }}
+            bash --rcfile {{v}} x
+              => invalid: `bash` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+            PATH=$(dirname {{v}}) ls
+              => invalid: the shell itself reads `PATH`, and a value could make it run something; use another variable
+            x={{v}}; env LD_PRELOAD="$x" ls
+              => invalid: `$x` holds a value: the shell itself reads `LD_PRELOAD`, and a value could make it run something; use another variable
+            GIT_SHA={{v}} NODE_NAME={{v}} ./deploy
+              => GIT_SHA='V' NODE_NAME='V' ./deploy
+            for IFS in {{v}}; do :; done
+              => invalid: the shell itself reads `IFS`, and a value could make it run something; use another variable
+            echo {{v}} | read PATH
+              => invalid: a variable of the shell's own that is filled from the input may not follow where a variable holds a value, since what becomes of that variable cannot be told; write it in a way that every shell reads alike
+            set -o posix; echo {{v}}
+              => invalid: no value may follow an option of `set` that may change how the shell reads: shells read it in more than one way
+            set -H; echo {{v}}
+              => invalid: no value may follow an option of `set` that may change how the shell reads: shells read it in more than one way
+            set -euxo pipefail; echo {{v}}
+              => set -euxo pipefail; echo 'V'
+            set $x; echo {{v}}
+              => invalid: no value may follow an option of `set` that may change how the shell reads: shells read it in more than one way
+            shopt -s extglob; echo {{v}}
+              => invalid: no value may follow `shopt`, which not every shell has
+            x={{v}}; arr=(a b); echo ${arr[0]}
+              => invalid: `(` behind a word may not follow where a variable holds a value, since what becomes of that variable cannot be told; write it in a way that every shell reads alike
+            echo {{v}}; arr=(a b)
+              => echo 'V'; arr=(a b)
+            echo {{v}}; arr=(a b) | sh
+              => invalid: `sh` runs what it reads as code, and behind `(` behind a word it cannot be told whether that is a value
+            cat <<"E F"
+            {{v}}
+            E F
+
+              => invalid: line 2 of the template: no value may follow a heredoc with such a delimiter: shells read it in more than one way
+            echo ${x[0]} {{v}}
+              => echo ${x[0]} 'V'
+            f() { echo "${@:2}"; }; f {{v}}
+              => invalid: `${@:2}` evaluates variables as code or arithmetic in some shells; write the value itself where it is needed
+                 invalid: a quote, an expansion or a heredoc is opened and never closed
+            x=`echo a-1`; y={{v}}; echo `cut -f 1 x`
+              => x=`echo a-1`; y='V'; echo `cut -f 1 x`
+            y={{v}}; echo `echo y`
+              => invalid: backticks read their content twice, and here `y` in them; write $( … )
+                 invalid: a quote, an expansion or a heredoc is opened and never closed
+            echo "$x\n{{v}}"
+              => echo "$x\n"'V'""
+            eval "$(ssh-agent)"; echo {{v}}
+              => eval "$(ssh-agent)"; echo 'V'
+            x={{v}}; eval "$(ssh-agent)"; echo "$x"
+              => x='V'; eval "$(ssh-agent)"; echo "$x"
+            curl -s http://x | sh; echo {{v}}
+              => curl -s http://x | sh; echo 'V'
+            sh -c 'cat | sh' <<EOF
+            {{v}}
+            EOF
+              => invalid: line 2 of the template: the program that reads this heredoc runs it as code; give the value as an argument: sh -s -- {{ v }}, and "$1" in the heredoc
+            sh -c 'cat > f' <<EOF
+            {{v}}
+            EOF
+              => sh -c 'cat > f' <<EOF
+                 V
+                 EOF
+            $KUBECTL apply -f - <<EOF
+            {{v}}
+            EOF
+              => $KUBECTL apply -f - <<EOF
+                 V
+                 EOF
+            echo {{v}} | $KUBECTL apply -f -
+              => invalid: this program runs what it reads, and a value could be among that; give it the code with `-c`, and the value as an argument: sh -c '… "$1"' sh {{ v }}
+            echo {{v}} | "$BIN/kubectl" apply -f -
+              => echo 'V' | "$BIN/kubectl" apply -f -
+        "#]],
+    );
 }

@@ -15,6 +15,9 @@ const STATES_MAX: usize = 128;
 /// Times a loop's body is walked before its states must have settled.
 const LOOP_WALKS_MAX: usize = 64;
 
+/// Walks until no further variable is found to hold a value.
+const VARIABLE_WALKS_MAX: usize = 16;
+
 /// Characters fed to the lexer, over all ways.
 const CHARACTERS_MAX: usize = 20_000_000;
 
@@ -24,12 +27,26 @@ pub(crate) fn check(nodes: &[Node], source: &str) -> Vec<TemplateError> {
         return Vec::new();
     }
     // A loop of the shell's can bring a variable's value back to what stands in front of it, so
-    // the variables that hold values anywhere are collected first.
-    let mut first = Walk::new(source);
-    let ended = first.nodes(nodes, vec![Machine::new()]);
-    let tainted: BTreeSet<&String> = ended.iter().flat_map(Machine::tainted).collect();
-    let mut walk = Walk::new(source);
-    let states = walk.nodes(nodes, vec![Machine::with_tainted(tainted)]);
+    // the variables that hold values anywhere are collected first, and so on for those that get
+    // them from these.
+    let mut walks = 0;
+    let mut tainted: BTreeSet<String> = BTreeSet::new();
+    let (mut walk, states) = loop {
+        let mut walk = Walk::new(source);
+        let ended = walk.nodes(nodes, vec![Machine::with_tainted(&tainted)]);
+        let known = tainted.len();
+        tainted.extend(ended.iter().flat_map(Machine::tainted).cloned());
+        if tainted.len() == known {
+            break (walk, ended);
+        }
+        walks += 1;
+        if walks == VARIABLE_WALKS_MAX {
+            walk.record(Err(
+                "variables hand a value on from one to the next, too often to follow; use fewer".to_owned(),
+            ));
+            return walk.errors;
+        }
+    };
     walk.at = source.len();
     for mut state in states {
         let ended = state.finish();

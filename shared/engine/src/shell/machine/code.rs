@@ -159,7 +159,7 @@ impl Machine {
             "(" => self.open_paren(),
             "()" => self.define_function(),
             "((" => {
-                if self.has_value && !self.tainted.is_empty() {
+                if self.has_value && self.holds_in_variables() {
                     return Err(evaluated("(("));
                 }
                 self.lose("`((`, which not every shell has; write `$(( ))`")
@@ -194,6 +194,7 @@ impl Machine {
         match self.code() {
             Some(code) if code.command.is_just_named => {
                 code.command = Command::new();
+                self.defines_functions = true;
                 for name in ARGUMENTS {
                     self.tainted.entry(name.to_owned()).or_insert(MADE);
                 }
@@ -242,7 +243,16 @@ impl Machine {
             Some(Target::Heredoc { strips_tabs }) => return self.add_heredoc(word, strips_tabs),
         }
         taint(&mut self.tainted, &code.command, &word);
-        match code.command.word(&word) {
+        if code.command.fills_variables() && word.literal().is_some_and(programs::is_read_by_the_shell) {
+            return self.lose("a variable of the shell's own that is filled from the input");
+        }
+        let event = code.command.word(&word);
+        if code.command.fills_variables() {
+            for name in FILLED_UNNAMED {
+                self.tainted.entry(name.to_owned()).or_insert(MADE);
+            }
+        }
+        match event {
             Event::None => Ok(()),
             Event::CaseOpens => {
                 code.open_cases = code.open_cases.saturating_add(1);
@@ -254,7 +264,7 @@ impl Machine {
                 Ok(())
             }
             Event::Lost(what) => self.lose(what),
-            Event::Evaluates(what) if self.has_value && !self.tainted.is_empty() => Err(format!(
+            Event::Evaluates(what) if self.has_value && self.holds_in_variables() => Err(format!(
                 "a variable that holds a value cannot be used with {what}"
             )),
             Event::Evaluates(what) => self.lose(what),
@@ -265,7 +275,8 @@ impl Machine {
         if self.is_inside_heredoc() {
             return self.lose("a heredoc inside a heredoc");
         }
-        if word.literal().is_none() || word.text.contains('\n') || self.pending.len() >= 8 {
+        let is_plain = word.literal().is_some_and(is_plain_delimiter);
+        if !is_plain || self.pending.len() >= 8 {
             return self.lose("a heredoc with such a delimiter");
         }
         let depth = self.frames.len();
@@ -288,19 +299,33 @@ impl Machine {
     /// A command ends at `operator`.
     pub(super) fn end_command(&mut self, operator: &str) -> Result<(), String> {
         self.end_word()?;
-        let has_value = self.has_value;
+        let (has_value, pipes_value) = (self.has_value, self.pipes_value);
         let Some(code) = self.code() else {
             return Ok(());
         };
         if code.target.is_some() {
             return self.lose("a redirection without a target");
         }
-        if code.command.runs_input() {
-            if has_value && !code.command.reads_heredoc {
+        let may_run_input = code.command.may_run_input(pipes_value);
+        if code.command.runs_input() || may_run_input {
+            let (reads_heredoc, is_certain) = (code.command.reads_heredoc, code.command.runs_input());
+            if !reads_heredoc && (has_value && is_certain || pipes_value) {
                 return Err(INPUT_IS_CODE.to_owned());
             }
             self.line_runs_input = true;
             self.runs_input = true;
+            self.runs_outer_input |= !reads_heredoc;
+            if has_value && self.defines_functions && !reads_heredoc {
+                return Err(INPUT_IS_CODE.to_owned());
+            }
+        }
+        if matches!(operator, "|" | "|&") {
+            self.pipes_value |= has_value;
+        }
+        if let Some(Frame::Code(code)) = self.frames.last()
+            && code.command.mode == Mode::ForIn
+        {
+            note_loop_over_arguments(&mut self.tainted, &code.command);
         }
         let Some(code) = self.code() else {
             return Ok(());
@@ -309,8 +334,9 @@ impl Machine {
             (Mode::Pattern { at_start }, "|") => *at_start = false,
             (Mode::Pattern { .. }, "\n") => {}
             (Mode::Pattern { .. }, _) => return self.lose("such a pattern of `case`"),
-            (Mode::CaseIn, "\n") => {}
-            (Mode::CaseWord | Mode::CaseIn | Mode::ForName, _) => {
+            (Mode::CaseIn | Mode::ForIn, "\n") => {}
+            (Mode::ForIn, ";") => code.command = Command::new(),
+            (Mode::CaseWord | Mode::CaseIn | Mode::ForName | Mode::ForIn, _) => {
                 return self.lose("an unfinished `for` or `case`");
             }
             (_, ";;" | ";&" | ";;&") if code.open_cases > 0 => {
@@ -360,4 +386,12 @@ impl Machine {
         let is_nested = self.substitutions() > 0;
         self.open(Frame::Heredoc(Heredoc::new(pending, is_nested)))
     }
+}
+
+/// Quoting, and letters that shells compare differently, have no place in a delimiter.
+fn is_plain_delimiter(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '!'))
 }

@@ -76,9 +76,11 @@ impl Machine {
             self.frames.iter().rev().nth(1),
             Some(Frame::Double | Frame::Heredoc(_))
         );
+        let named = self.name_in_backticks(c);
         let Some(Frame::Backtick(tick)) = self.frames.last_mut() else {
-            return Ok(());
+            return named;
         };
+        named?;
         if std::mem::take(&mut tick.is_escaped) {
             // What an escaped quote or backtick means in here differs by what stands around it.
             tick.is_unclear |= matches!(c, '`' | '"' | '\'');
@@ -100,6 +102,40 @@ impl Machine {
             }
             '#' | '<' | '\n' => tick.is_unclear = true,
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Backticks are not followed, so no variable that holds a value may be read in them, and no
+    /// program that could run a value from the command's input.
+    fn name_in_backticks(&mut self, c: char) -> Result<(), String> {
+        let Some(Frame::Backtick(tick)) = self.frames.last_mut() else {
+            return Ok(());
+        };
+        let is_special = tick.name == "$" && matches!(c, '@' | '*');
+        if is_name_character(c) || matches!(c, '.' | '-') || is_special {
+            if tick.name.len() < 256 {
+                tick.name.push(c);
+            }
+            if !is_special {
+                return Ok(());
+            }
+        }
+        if c == '{' && tick.name == "$" || matches!(c, '#' | '!') && tick.name.starts_with('$') {
+            return Ok(());
+        }
+        let read = std::mem::take(&mut tick.name);
+        if c == '$' {
+            tick.name.push('$');
+        }
+        let name: &str = read.trim_start_matches('$');
+        let variable = name.split(['.', '-']).next().unwrap_or(name);
+        let is_argument = variable.starts_with(|c: char| c.is_ascii_digit() || c == '@' || c == '*');
+        let holds = self.taint_of(variable).is_some() && (!is_argument || read.starts_with('$'));
+        if holds || (self.has_value && programs::may_run_input(name)) {
+            return Err(format!(
+                "backticks read their content twice, and here `{name}` in them; write $( … )"
+            ));
         }
         Ok(())
     }
@@ -211,6 +247,9 @@ impl Machine {
 
     pub(super) fn dollar_paren(&mut self, c: char) -> Result<(), String> {
         self.mark_dynamic();
+        if c == '\\' {
+            return self.lose("a backslash right behind `$(`");
+        }
         if c == '(' {
             return self.open(Frame::Arithmetic(Arithmetic::default()));
         }
@@ -245,6 +284,11 @@ impl Machine {
             .bytes()
             .take_while(|c| c.is_ascii_alphanumeric() || *c == b'_')
             .count();
+        let length = if name_start.starts_with(['@', '*']) {
+            1
+        } else {
+            length
+        };
         let (name, rest) = name_start.split_at(length);
         let evaluates = text.starts_with('!')
             || rest.starts_with(['[', '@'])
@@ -253,7 +297,7 @@ impl Machine {
                 && !rest.starts_with(":=")
                 && !rest.starts_with(":?")
                 && !rest.starts_with(":+"));
-        if evaluates && self.has_value && !self.tainted.is_empty() {
+        if evaluates && self.holds_in_variables() {
             return Err(format!(
                 "`${{{text}}}` evaluates variables as code or arithmetic in some shells; write the value itself where it is needed"
             ));

@@ -4,12 +4,15 @@
 
 use super::*;
 
+const TARGET_REFUSED: &str = "a value cannot be the target of a redirection; write the file's name out, or give the value to a program: tee -- {{ v }}";
+
 impl Machine {
     /// A variable is expanded: refuse it where a value could not stand, if it holds one.
     pub(super) fn reads(&mut self, name: &str) -> Result<(), String> {
-        let Some(taint) = self.tainted.get(name).copied() else {
+        let Some(taint) = self.taint_of(name) else {
             return Ok(());
         };
+        self.check_parameters()?;
         if matches!(self.frames.last(), Some(Frame::Arithmetic(_))) {
             return Err(evaluated(name));
         }
@@ -18,6 +21,14 @@ impl Machine {
             .frames
             .iter()
             .rposition(|frame| matches!(frame, Frame::Code(_)));
+        if let Some(Frame::Code(Code {
+            target: Some(Target::File),
+            ..
+        })) = innermost.and_then(|index| self.frames.get(index))
+            && taint.is_direct
+        {
+            return Err(format!("`${name}` holds a value: {TARGET_REFUSED}"));
+        }
         for (index, frame) in self.frames.iter_mut().enumerate() {
             match frame {
                 Frame::Heredoc(heredoc) => heredoc.check_code()?,
@@ -28,7 +39,7 @@ impl Machine {
                     ..
                 }) if !matches!(command.mode, Mode::ForIn | Mode::CaseIn | Mode::Compound) => {
                     command
-                        .check_value(word, true)
+                        .check_value(word)
                         .map_err(|error| format!("`${name}` holds a value: {error}"))?;
                     if Some(index) != innermost {
                         word.taint = Some(MADE.join(word.taint));
@@ -58,6 +69,23 @@ impl Machine {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// What is held by a variable, or by an argument of any number.
+    pub(super) fn taint_of(&self, name: &str) -> Option<Taint> {
+        let is_argument = name.bytes().all(|c| c.is_ascii_digit()) && !name.is_empty() && name != "0";
+        self.tainted.get(if is_argument { "1" } else { name }).copied()
+    }
+
+    /// `${x:=…}` would give what it holds to `x`, unseen.
+    fn check_parameters(&self) -> Result<(), String> {
+        let assigns = |frame: &Frame| matches!(frame, Frame::Parameter { text } if text.contains('='));
+        if self.frames.iter().any(assigns) {
+            return Err(
+                "a value cannot be given to a variable inside `${ }`; write it out: x={{ v }}".to_owned(),
+            );
         }
         Ok(())
     }
@@ -115,9 +143,15 @@ impl Machine {
         };
         match code.target {
             None => {}
-            Some(Target::File) => return Err("a value cannot be the target of a redirection; write the file's name out, or give the value to a program: tee -- {{ v }}".to_owned()),
-            Some(Target::HereString) => return Err("`<<<` is not known to every shell; write printf '%s\\n' {{ v }} | …".to_owned()),
-            Some(Target::Heredoc { .. }) => return Err("a value cannot be the delimiter of a heredoc; write a word of your own".to_owned()),
+            Some(Target::File) => return Err(TARGET_REFUSED.to_owned()),
+            Some(Target::HereString) => {
+                return Err("`<<<` is not known to every shell; write printf '%s\\n' {{ v }} | …".to_owned());
+            }
+            Some(Target::Heredoc { .. }) => {
+                return Err(
+                    "a value cannot be the delimiter of a heredoc; write a word of your own".to_owned(),
+                );
+            }
         }
         let word = code.word.get_or_insert_default();
         if word.has_dollar_quote {
@@ -126,7 +160,7 @@ impl Machine {
         if word.has_brace {
             return Err(BRACES.to_owned());
         }
-        code.command.check_value(word, false)?;
+        code.command.check_value(word)?;
         word.has_value = true;
         let mut taint = Taint {
             is_direct: true,
@@ -147,6 +181,7 @@ impl Machine {
 
     /// The lists around this one: their words hold the value too, by what becomes of it.
     pub(super) fn mark_enclosing(&mut self) -> Result<(), String> {
+        self.check_parameters()?;
         let innermost = self
             .frames
             .iter()
@@ -155,6 +190,7 @@ impl Machine {
             .frames
             .last()
             .is_some_and(|frame| matches!(frame, Frame::Code(_) | Frame::Single { .. } | Frame::Double));
+        let made = self.made_of_it(innermost, is_own)?;
         for (index, frame) in self.frames.iter_mut().enumerate() {
             match frame {
                 Frame::Arithmetic(arithmetic) => arithmetic.has_value = true,
@@ -167,13 +203,40 @@ impl Machine {
                     if target.is_none()
                         && !matches!(command.mode, Mode::ForIn | Mode::CaseIn | Mode::Compound)
                     {
-                        command.check_value(word, true)?;
+                        command.check_value(word)?;
                     }
-                    word.taint = Some(MADE.join(word.taint));
+                    word.taint = Some(made.join(word.taint));
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// What the lists around get of a value in the innermost one: what `echo` and `printf` print is
+    /// the value itself, so that unquoted it would become several words.
+    fn made_of_it(&self, innermost: Option<usize>, is_own: bool) -> Result<Taint, String> {
+        let Some(index) = innermost.filter(|_| is_own) else {
+            return Ok(MADE);
+        };
+        let Some(Frame::Code(code)) = self.frames.get(index) else {
+            return Ok(MADE);
+        };
+        if !code.command.prints_words {
+            return Ok(MADE);
+        }
+        let parent = index.checked_sub(1).and_then(|index| self.frames.get(index));
+        if code.place == Place::Substitution
+            && let Some(Frame::Code(parent)) = parent
+            && parent.target.is_none()
+            && parent.command.splits()
+            && parent.word.as_ref().is_some_and(|word| word.assigns.is_none())
+        {
+            return Err("what is printed of the value here becomes several words; put double quotes around it: \"$( … )\"".to_owned());
+        }
+        Ok(Taint {
+            is_direct: true,
+            begins_option: false,
+        })
     }
 }
