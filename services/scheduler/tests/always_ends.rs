@@ -143,6 +143,29 @@ impl World {
         .await;
     }
 
+    /// Another scheduler hands out a step, and this one has not heard of it.
+    async fn another_hands_out(&self, step: &str) {
+        let messages = self.broker.messages(StreamId::Log);
+        let (start, last) = (&messages[0], messages.last().unwrap());
+        let mut task: Task = match protocol::decode::<Append>(&last.payload).unwrap().body.action {
+            LaneAction::Task(task) => *task,
+            other => panic!("{other:?}"),
+        };
+        task.step = StepName::new(step).unwrap();
+        let subject = Subject::Command(task.task_type.clone(), Namespace::default(), self.execution);
+        let append = Append {
+            cause: Cause {
+                subject: start.subject.clone(),
+                seq: start.seq,
+            },
+            records: Vec::new(),
+            action: LaneAction::Task(Box::new(task)),
+        };
+        let body = protocol::encode(self.log.now(), &append);
+        let written = self.log.append(&subject, body, last.seq).await;
+        assert!(matches!(written, Ok(Appended::At(_))));
+    }
+
     /// The one end.
     async fn end(&self) -> End {
         let ends = |world: &Self| -> Vec<End> {
@@ -277,32 +300,46 @@ async fn a_lane_that_cannot_be_replayed() {
     let world = World::new();
     world.start(two_steps(), Input::default()).await;
     world.handed_out("one").await;
-    let messages = world.broker.messages(StreamId::Log);
-    let (start, last) = (&messages[0], messages.last().unwrap());
-    // As if a build with other rules had written it: it hands out a step that the workflow has not.
-    let mut task: Task = match protocol::decode::<Append>(&last.payload).unwrap().body.action {
-        LaneAction::Task(task) => *task,
-        other => panic!("{other:?}"),
-    };
-    task.step = StepName::new("three").unwrap();
-    let append = Append {
-        cause: Cause {
-            subject: start.subject.clone(),
-            seq: start.seq,
-        },
-        records: Vec::new(),
-        action: LaneAction::Task(Box::new(task.clone())),
-    };
-    let subject = Subject::Command(task.task_type.clone(), Namespace::default(), world.execution);
-    let written = world
-        .log
-        .append(&subject, protocol::encode(world.log.now(), &append), last.seq)
-        .await;
-    assert!(matches!(written, Ok(Appended::At(_))));
+    // As if a build with other rules had written it: the workflow has no such step.
+    world.another_hands_out("three").await;
     world
         .write(&world.done_subject("one"), &Fact::Done(World::done("one")))
         .await;
     has_failed(&world.end().await, None, "the workflow has no step `three`");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_a_cached_state_does_not_expect() {
+    let world = World::new();
+    world.start(two_steps(), Input::default()).await;
+    world.handed_out("one").await;
+    world.another_hands_out("two").await;
+    let began = world.log.now();
+    world
+        .write(&world.done_subject("two"), &Fact::Done(World::done("two")))
+        .await;
+    let end = world.end().await;
+    assert_eq!(end.status, EndStatus::Succeeded, "{end:?}");
+    let took = end.at.since(began);
+    assert!(
+        took < Duration::from_secs(1),
+        "it was read again only after {took:?}"
+    );
+    assert_eq!(world.dead_letters(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_never_reports() {
+    let world = World::new();
+    world.start(two_steps(), Input::default()).await;
+    world.handed_out("one").await;
+    let began = world.log.now();
+    sleep(Duration::from_secs(STEP_SECONDS - 60)).await;
+    let end = world.end().await;
+    has_failed(&end, Some("one"), "timed out after 120 minutes");
+    // The step's own time, and the grace in which its runner could have said so itself.
+    let took = end.at.since(began).as_secs();
+    assert!((STEP_SECONDS..STEP_SECONDS + 20).contains(&took), "{took} s");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +19,7 @@ use bus::{
 use engine::{Rules, fixgate::Gate};
 use protocol::{
     Append, Body, Cancel, Done, ExecutionId, Fact, Input, LaneAction, Namespace, Outcome, Start, StepError,
-    StepFailure, Subject, Task, WorkflowName,
+    StepFailure, StepName, Subject, Task, Timestamp, WorkflowName, subjects,
 };
 use serde_json::{Value, json};
 use service::Metrics;
@@ -30,6 +30,8 @@ const ON_FALSE: [&str; 4] = ["skip_remaining", "skip_next", "fail", "continue"];
 
 /// Executions in one history.
 const EXECUTIONS: u64 = 6;
+/// How long after a step's deadline its timer fires.
+const GRACE: Duration = Duration::from_secs(10);
 /// By then, in virtual time, everything must be over.
 const OVER_WITHIN: Duration = Duration::from_secs(4 * 3600);
 
@@ -68,9 +70,23 @@ impl Handler for Runner {
         if self.log.last(&subject.to_string()).await?.is_some() {
             return Ok(());
         }
-        if chance(self.seed, &task, 1) < 30 {
-            // Hangs past its deadline, deaf to everything: only the timer ends the step.
+        let fate = chance(self.seed, &task, 1);
+        if (100..130).contains(&fate) {
+            // Deaf for long past its deadline; its result comes too late to count.
             sleep(Duration::from_secs(600)).await;
+        }
+        if fate < 100 {
+            // Hangs for ever, deaf to everything, and is given up without a word once its execution has ended:
+            // only the timer ends the step.
+            let lane = subjects::lane_filter(&task.namespace, task.execution);
+            loop {
+                sleep(Duration::from_secs(30)).await;
+                if let Ok(Some(last)) = self.log.last(&lane).await
+                    && let LaneAction::End(_) = protocol::decode::<Append>(&last.payload).unwrap().body.action
+                {
+                    return Ok(());
+                }
+            }
         }
         sleep(Duration::from_millis(chance(self.seed, &task, 2) * 5)).await;
         let outcome = if chance(self.seed, &task, 3) < 80 {
@@ -105,7 +121,7 @@ async fn process(kind: u64, seed: u64, broker: SimBroker, mut rng: Rng, calm: Ca
             let never = CancellationToken::new();
             if kind == 0 {
                 let rules = Rules {
-                    timer_grace: Duration::from_secs(10),
+                    timer_grace: GRACE,
                     gate: Gate::default(),
                     propose_only: false,
                 };
@@ -249,6 +265,7 @@ fn check(seed: u64, broker: &SimBroker) {
         let execution = execution(seed, number);
         let appends = lanes.get(&execution).map_or(&[][..], Vec::as_slice);
         let (mut handed_out, mut causes, mut has_end) = (HashSet::new(), BTreeSet::new(), false);
+        let mut deadlines: HashMap<StepName, Timestamp> = HashMap::new();
         for (seq, append) in appends {
             assert!(
                 !has_end,
@@ -259,12 +276,31 @@ fn check(seed: u64, broker: &SimBroker) {
                 "seed {seed}: {execution}: fact {} is answered twice",
                 append.cause.seq
             );
+            for record in &append.records {
+                let Some(StepError {
+                    reason: StepFailure::Timeout,
+                    ..
+                }) = record.error
+                else {
+                    continue;
+                };
+                let deadline = deadlines[&record.step].after(GRACE);
+                assert!(
+                    record.at >= deadline,
+                    "seed {seed}: {execution}: step {} is ended before its time, {} < {deadline}",
+                    record.step,
+                    record.at
+                );
+            }
             match &append.action {
-                LaneAction::Task(task) => assert!(
-                    handed_out.insert((task.step.clone(), task.attempt)),
-                    "seed {seed}: {execution}: step {} is handed out twice",
-                    task.step
-                ),
+                LaneAction::Task(task) => {
+                    deadlines.insert(task.step.clone(), task.deadline);
+                    assert!(
+                        handed_out.insert((task.step.clone(), task.attempt)),
+                        "seed {seed}: {execution}: step {} is handed out twice",
+                        task.step
+                    );
+                }
                 LaneAction::Plan(_) => panic!("seed {seed}: no step type plans yet"),
                 LaneAction::End(_) => has_end = true,
             }
