@@ -19,6 +19,7 @@ use protocol::{
 use service::{Config, Metrics};
 
 use crate::{
+    POISON_AFTER,
     admission::{Admission, Closed},
     definitions::{Known, Match, Registry, Snapshot},
     identity::{self, Sighting},
@@ -32,6 +33,8 @@ const SIGHTING_ATTEMPTS_MAX: u32 = 20;
 const REASON_CHARS_MAX: usize = 2000;
 /// Longest name and severity in the record of an alert that is too large to be recorded whole.
 const TEXT_CHARS_MAX: usize = 200;
+/// Attempts at recording every alert of a message that is set aside, before it is recorded unread.
+const SET_ASIDE_ATTEMPTS_MAX: u64 = 2;
 /// How long alerts wait before the log is measured again, once it is nearly full.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -98,7 +101,8 @@ impl Intake {
         }
     }
 
-    async fn message(&self, message: &LogMessage) -> Result<(), LogError> {
+    /// Gives every alert of a message its disposition. `set_aside`: the reason why nothing is started for them.
+    async fn message(&self, message: &LogMessage, set_aside: Option<&str>) -> Result<(), LogError> {
         let (source, read) = match Subject::parse(&message.subject) {
             Ok(Subject::Intake(source)) => {
                 let read = self.sources.reader(&source).read(&source, &message.payload);
@@ -131,7 +135,10 @@ impl Intake {
                 at: message.at,
             };
             match alert {
-                Ok(alert) => self.alert(&delivery, alert, &group, &definitions).await?,
+                Ok(alert) => {
+                    self.alert(&delivery, alert, &group, &definitions, set_aside)
+                        .await?
+                }
                 Err(reason) => {
                     let id = identity::unread_id(&delivery.source, &delivery.token);
                     let finding = Finding::new(DispositionKind::Rejected, reason);
@@ -172,6 +179,7 @@ impl Intake {
         alert: Alert,
         group: &[Alert],
         definitions: &Snapshot,
+        set_aside: Option<&str>,
     ) -> Result<(), LogError> {
         let starts_at = match alert.starts_at {
             Some(starts_at) => starts_at,
@@ -179,6 +187,9 @@ impl Intake {
         };
         let id = identity::alert_id(&alert, starts_at);
         let finding = match alert.status {
+            _ if set_aside.is_some() => {
+                Finding::new(DispositionKind::Rejected, set_aside.unwrap_or_default())
+            }
             AlertStatus::Resolved => Finding::new(
                 DispositionKind::Resolved,
                 "it is over; resolved alerts start nothing",
@@ -361,23 +372,28 @@ impl Handler for Intake {
             }
             Err(Closed::Unknown(error)) => return Err(error.into()),
         }
-        let outcome = self.message(&message).await.map_err(Failure::from);
+        let outcome = self.message(&message, None).await.map_err(Failure::from);
         if let Err(Failure::Reject { .. }) = &outcome {
             self.metrics.dead_letter(INGEST.name);
         }
         outcome
     }
 
-    /// A message that kills its handlers still gets its disposition, so that the balance holds; then it is
-    /// set aside.
+    /// The alerts of a message that kills its handlers still get their dispositions, so that the balance holds;
+    /// those that have one keep it. Then it is set aside.
     async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {
         let failure = consume::poison(&message, trials);
         let source = match Subject::parse(&message.subject) {
             Ok(Subject::Intake(source)) => source,
             _ => named_after(&message.subject),
         };
-        self.unreadable(&message, source, format!("it was set aside: {failure}"))
-            .await?;
+        let reason = format!("it was set aside: {failure}");
+        if trials < POISON_AFTER + SET_ASIDE_ATTEMPTS_MAX {
+            self.message(&message, Some(&reason)).await?;
+        } else {
+            // Reading it is what kills.
+            self.unreadable(&message, source, reason).await?;
+        }
         self.metrics.dead_letter(INGEST.name);
         Err(failure)
     }

@@ -1,6 +1,8 @@
 //! What alerts lead to.
 
-use bus::{Log as _, Started, Written};
+use std::time::Duration;
+
+use bus::{Inbox as _, Log as _, Started, Written};
 use protocol::{AlertStatus, Disposition, DispositionKind as Kind, Fact, Start, Subject, encode};
 use serde_json::json;
 
@@ -395,4 +397,44 @@ async fn counted_in_the_metrics() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_alert_of_a_message_that_kills_its_handlers_is_recorded() {
+    let mut world = World::new().await;
+    world.apply(&definition("one", "alertmanager", "")).await;
+    world.ingest.kill().await;
+    let body = group(&[("A", "a", "firing"), ("B", "b", "firing"), ("C", "c", "resolved")]);
+    let seq = world.publish("alertmanager", &body).await;
+    // What handlers that were killed leave behind: deliveries, and trials that nobody ended.
+    let mut inbox = world.log.inbox(&bus::topology::INGEST).await.unwrap();
+    let mut deliveries = 0;
+    while deliveries < 3 {
+        let mut batch = inbox.next_batch(1, Duration::from_secs(30)).await.unwrap();
+        let delivery = batch.pop().expect("the message is delivered");
+        deliveries = delivery.deliveries;
+        delivery.nak(Duration::ZERO).await;
+    }
+    inbox.close().await;
+    let trials = format!("$KV.{}.ingest.{seq}", bus::topology::TRIALS_BUCKET);
+    let client = world.connection.client();
+    client.publish(trials, "5".into()).await.unwrap();
+    client.flush().await.unwrap();
+
+    world.ingest = Ingest::start(&world.nats, "").await;
+    let recorded = world.recorded(3).await;
+    assert_eq!(kinds(&recorded), [Kind::Rejected; 3], "{recorded:#?}");
+    let places: Vec<&str> = recorded.iter().map(|each| each.delivery.as_str()).collect();
+    assert_eq!(places, ["1", "1-1", "1-2"]);
+    for each in &recorded {
+        assert_eq!(each.delivery_alerts, 3, "the balance counts on it");
+        assert!(each.alert.is_some(), "{each:?}");
+        assert!(
+            each.reason.contains("it was set aside: poison"),
+            "{}",
+            each.reason
+        );
+    }
+    assert_eq!(world.starts().await.len(), 0);
+    world.ingest.stop().await;
 }
