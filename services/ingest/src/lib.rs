@@ -22,10 +22,9 @@ mod stream_info;
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Blobs, Connection, Consume, Definitions, Log as _, NatsLog, Settings, Started, topology};
+use bus::{Attached, Consume, Definitions, NatsLog, Started, attach, attach::look_after, topology};
 use service::{
     Fatal, Service,
-    config::Nats,
     http::{Limits, bind, observed, serve},
 };
 use tokio_util::sync::CancellationToken;
@@ -36,12 +35,8 @@ use intake::Intake;
 use sources::Sources;
 use start::Starter;
 
-/// How long to go on trying for the first connection to NATS.
-const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Handlers of one message that may vanish before it is set aside.
 const POISON_AFTER: u64 = 5;
-/// How often the connection and the queue are looked at, for readiness and metrics.
-const LOOKS_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs the service until its shutdown.
 ///
@@ -57,17 +52,13 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
 /// # Errors
 /// Why it cannot go on.
 pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Result<(), Fatal> {
-    service.health.expect("nats");
-    let connection = Connection::open(&settings(&service.config.nats))
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
-    topology::check(&connection)
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
-    let missing = |error: bus::LogError| Fatal::new(error.to_string());
-    let log = NatsLog::open(&connection).await.map_err(missing)?;
-    let started = Started::open(&connection).await.map_err(missing)?;
-    let definitions = Definitions::open(&connection).await.map_err(missing)?;
+    let Attached {
+        connection,
+        log,
+        blobs,
+    } = attach(&service).await?;
+    let started = Started::open(&connection).await?;
+    let definitions = Definitions::open(&connection).await?;
     let registry = Registry::new(connection.clone(), definitions, &service.config);
     let starter = Starter::new(log.clone(), started.clone(), service.metrics.clone());
     let admission = Admission::new(log.clone(), service.config.nats.admission_stop_percent);
@@ -75,7 +66,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         service: service.clone(),
         connection: connection.clone(),
         log: log.clone(),
-        blobs: Blobs::open(&connection).await.map_err(missing)?,
+        blobs,
         sources: Sources::new(&service.config.sources),
         registry: registry.clone(),
         starter: starter.clone(),
@@ -107,12 +98,11 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         end.cancel();
         outcome
     };
-    let (outcome, (), (), ()) = tokio::join!(
-        working,
-        door,
-        registry.watch(&end),
-        watched(&service, &connection, &log, &end)
-    );
+    let serving = async { tokio::join!(working, door, registry.watch(&end)) };
+    let (outcome, (), ()) = tokio::select! {
+        ended = serving => ended,
+        never = look_after(&service, &log, &[topology::INGEST]) => match never {},
+    };
     connection.close().await;
     outcome
 }
@@ -123,48 +113,6 @@ async fn work(service: &Service, log: &NatsLog, intake: Intake, end: Cancellatio
         poison_after: POISON_AFTER,
         drain: Duration::from_millis(service.config.shutdown.drain_ms),
     };
-    bus::consume(log.clone(), &topology::INGEST, options, Arc::new(intake), end)
-        .await
-        .map_err(|failure| Fatal::new(failure.to_string()))
-}
-
-/// Keeps readiness and the queue's numbers true.
-async fn watched(service: &Service, connection: &Connection, log: &NatsLog, end: &CancellationToken) {
-    loop {
-        let state = if connection.is_connected() {
-            Ok(())
-        } else {
-            Err(format!(
-                "not connected to NATS at {}; trying again",
-                connection.url()
-            ))
-        };
-        service.health.set("nats", state);
-        if let Ok(queue) = log.consumer_state(&topology::INGEST).await {
-            let oldest = queue.oldest.map(|at| log.now().since(at)).unwrap_or_default();
-            service
-                .metrics
-                .queue(topology::INGEST.name, queue.waiting + queue.in_flight, oldest);
-        }
-        tokio::select! {
-            () = end.cancelled() => return,
-            () = tokio::time::sleep(LOOKS_EVERY) => {}
-        }
-    }
-}
-
-fn settings(nats: &Nats) -> Settings {
-    let password = nats
-        .password
-        .as_ref()
-        .map(|password| password.expose().to_owned());
-    Settings {
-        url: nats.url.clone(),
-        credentials_file: nats.credentials_file.clone(),
-        user_and_password: nats.user.clone().zip(password),
-        tls_ca_file: nats.tls_ca_file.clone(),
-        client_name: "fist ingest".to_owned(),
-        attempt_time: Duration::from_millis(nats.connect_timeout_ms),
-        deadline: CONNECT_WITHIN,
-    }
+    bus::consume(log.clone(), &topology::INGEST, options, Arc::new(intake), end).await?;
+    Ok(())
 }

@@ -31,11 +31,7 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
         log,
         blobs,
     } = attach(&service).await?;
-    let options = Consume {
-        concurrency: service.config.scheduler.concurrency,
-        poison_after: service.config.scheduler.poison_deliveries_max,
-        drain: Duration::from_millis(service.config.shutdown.drain_ms) * 4 / 5,
-    };
+    let options = Consume::from_config(&service.config, service.config.scheduler.concurrency);
     let states_max = service.config.scheduler.cache_executions_max;
     let metrics = service.metrics.clone();
     let deciding = decide_facts(
@@ -50,10 +46,10 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
     let durables = [topology::SCHEDULER, topology::TIMERS];
     let outcome = tokio::select! {
         outcome = deciding => outcome,
-        () = look_after(&service, &log, &durables) => Ok(()),
+        never = look_after(&service, &log, &durables) => match never {},
     };
     connection.close().await;
-    outcome.map_err(|failure| Fatal::new(failure.to_string()))
+    Ok(outcome?)
 }
 
 /// Answers facts and fired timers until `shutdown`; generic over the log, so that the simulation runs the very

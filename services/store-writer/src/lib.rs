@@ -135,7 +135,7 @@ async fn look_after_nats(log: NatsLog, service: Service) -> Result<(), Fatal> {
     let durables = [topology::store_writer(&service.config.database.consumer)];
     tokio::select! {
         () = service.shutdown.cancelled() => {}
-        () = look_after(&service, &log, &durables) => {}
+        never = look_after(&service, &log, &durables) => match never {},
     }
     Ok(())
 }

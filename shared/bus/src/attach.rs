@@ -4,17 +4,20 @@
 //! Invariant: a service that cannot reach NATS at its start ends with the reason and the remedy; one that
 //! loses it later is not ready, goes on trying, and loses nothing.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use service::{Fatal, Service, config::Nats};
 
-use crate::{Blobs, Connection, Durable, Log, NatsLog, Settings, topology};
+use crate::{
+    Blobs, ConnectError, Connection, Durable, Failure, Log, LogError, NatsLog, Settings, TopologyError,
+    topology,
+};
 
 /// How long to go on trying for the first connection: a NATS server that starts beside us takes seconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the connection and the queues are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What a service works with.
 #[derive(Clone)]
@@ -35,15 +38,10 @@ pub struct Attached {
 pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     service.health.expect("nats");
     let settings = settings(&service.config.nats, service.name);
-    let connection = Connection::open(&settings)
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
-    topology::check(&connection)
-        .await
-        .map_err(|error| Fatal::new(error.to_string()))?;
-    let opened = |error: crate::LogError| Fatal::new(error.to_string());
-    let log = NatsLog::open(&connection).await.map_err(opened)?;
-    let blobs = Blobs::open(&connection).await.map_err(opened)?;
+    let connection = Connection::open(&settings).await?;
+    topology::check(&connection).await?;
+    let log = NatsLog::open(&connection).await?;
+    let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
         connection,
         log,
@@ -51,7 +49,8 @@ pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     })
 }
 
-/// How the configuration wants NATS to be reached, by a client of this name.
+/// How the configuration wants NATS to be reached, by a client of this name. Who will not wait a minute for a server
+/// that starts puts in another deadline.
 pub fn settings(nats: &Nats, client_name: &str) -> Settings {
     let password = nats
         .password
@@ -68,15 +67,41 @@ pub fn settings(nats: &Nats, client_name: &str) -> Settings {
     }
 }
 
+// All of these texts name the remedy.
+impl From<ConnectError> for Fatal {
+    fn from(error: ConnectError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<TopologyError> for Fatal {
+    fn from(error: TopologyError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<LogError> for Fatal {
+    fn from(error: LogError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<Failure> for Fatal {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.to_string())
+    }
+}
+
 /// Reports on the connection and on the queues of `durables`, for as long as it is polled.
-pub async fn look_after(service: &Service, log: &NatsLog, durables: &[Durable]) {
+pub async fn look_after(service: &Service, log: &NatsLog, durables: &[Durable]) -> Infallible {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let state = log.connection().is_connected();
-        let words = || "not connected; reconnecting".to_owned();
-        service.health.set("nats", state.then_some(()).ok_or_else(words));
+        let connection = log.connection();
+        let away = || format!("not connected to NATS at {}; trying again", connection.url());
+        let state = connection.is_connected().then_some(()).ok_or_else(away);
+        service.health.set("nats", state);
         for durable in durables {
             if let Ok(queue) = log.consumer_state(durable).await {
                 let oldest = queue.oldest.map(|at| log.now().since(at)).unwrap_or_default();

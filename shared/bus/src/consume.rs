@@ -17,6 +17,7 @@ use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use protocol::DeadLetter;
+use service::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,18 @@ pub struct Consume {
     pub poison_after: u64,
     /// How long handlers may go on after the shutdown began. Then they are dropped and their messages handed back.
     pub drain: Duration,
+}
+
+impl Consume {
+    /// How this configuration wants tasks and facts to be consumed. A fifth of the time for shutting down is left
+    /// for what comes after the handlers.
+    pub fn from_config(config: &Config, concurrency: usize) -> Self {
+        Self {
+            concurrency,
+            poison_after: config.scheduler.poison_deliveries_max,
+            drain: Duration::from_millis(config.shutdown.drain_ms) * 4 / 5,
+        }
+    }
 }
 
 /// Deliveries without any book-keeping: the usual first, and what a restart or two adds.
