@@ -7,27 +7,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{Blobs, Failure, Handler, Log, LogMessage, Written};
-use engine::fixgate::Gate;
-use protocol::{
-    Append, Body, Done, Fact, LaneAction, Outcome, StepError, StepFailure, Subject, Task, Timestamp, decode,
-    encode, lane::AgentWork, output::INLINE_BYTES_MAX, subjects,
+use bus::{
+    Failure, Handler, Log, LogMessage,
+    runner::{Came, InHand, Tasks},
 };
+use engine::fixgate::Gate;
+use protocol::{Outcome, StepError, StepFailure, Task, Timestamp, lane::AgentWork, subjects};
 use serde_json::Value;
-use service::{Config, Metrics, backoff, config::Secrets};
+use service::{Config, config::Secrets};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal},
-    clock, llm,
+    llm,
     redact::Redactor,
-    running::{InHand, Running},
     tools::{Surroundings, Toolbox, cut::cut},
 };
 
-/// How soon a task comes again that this very process is at.
-const IN_HAND_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Bytes of the alert that the model gets to see.
 const ALERT_BYTES_MAX: usize = 32 * 1024;
 /// The part of a step's time that is reserved for its end at most.
@@ -37,10 +33,8 @@ const MARGIN_MAX: Duration = Duration::from_secs(2);
 
 /// Performs agent tasks.
 pub struct Runner<L> {
-    /// The log.
-    pub log: L,
-    /// Large bodies.
-    pub blobs: Blobs,
+    /// The tasks.
+    pub tasks: Tasks<L>,
     /// The operator's limits.
     pub config: Arc<Config>,
     /// The operator's keys.
@@ -49,98 +43,33 @@ pub struct Runner<L> {
     pub redactor: Redactor,
     /// What a fix may be.
     pub gate: Gate,
-    /// Names this process in facts.
-    pub instance: String,
-    /// Counts.
-    pub metrics: Metrics,
-    /// What this process is at.
-    pub running: Running,
-    /// Cancelled when this process ends.
-    pub shutdown: CancellationToken,
-}
-
-/// What came of an attempt, before it is a fact.
-struct Came {
-    outcome: Outcome,
-    output: Option<Value>,
-    started_at: Timestamp,
-}
-
-impl Came {
-    fn failed(reason: StepFailure, message: impl Into<String>) -> Self {
-        Self {
-            outcome: Outcome::Failed(StepError {
-                reason,
-                message: message.into(),
-            }),
-            output: None,
-            started_at: clock::now(),
-        }
-    }
 }
 
 impl<L: Log> Handler for Runner<L> {
     async fn handle(&self, message: LogMessage, deliveries: u64) -> Result<(), Failure> {
-        self.metrics.delivery(bus::topology::AGENT.name, deliveries);
-        let task = read(&message.payload).map_err(Failure::reject)?;
-        let Some(in_hand) = self.running.enter(&task) else {
-            return Err(Failure::Retry {
-                after: IN_HAND_AGAIN_AFTER,
-                reason: "this process is at it already".to_owned(),
-            });
-        };
-        if self.is_settled(&task).await? {
+        let Some((task, in_hand)) = self.tasks.take(&message, deliveries).await? else {
             return Ok(());
-        }
-        let work: AgentWork = match serde_json::from_value(task.work.clone()) {
-            Ok(work) => work,
-            Err(error) => {
-                let reason = format!("the work of the step {} cannot be read: {error}", task.step);
-                self.write_done(&task, Came::failed(StepFailure::DeadLetter, &reason))
-                    .await?;
-                return Err(Failure::Reject { reason });
-            }
         };
-        let _running = self.metrics.step_running("agent");
+        let work: AgentWork = self.tasks.work(&task).await?;
+        let _running = self.tasks.metrics.step_running("agent");
         let came = Box::pin(self.attempt(&task, &work, &in_hand)).await?;
-        self.write_done(&task, came).await
+        self.tasks.write_done(&task, came).await
     }
 
-    /// The task killed its runners again and again: the scheduler hears of it before it is set aside.
     async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {
-        if let Ok(task) = read(&message.payload) {
-            let reason = format!(
-                "{trials} runners in a row were lost while they were at this step (killed, crashed or out of memory); \
-                 its task is among the dead letters (`fist get deadletters`)"
-            );
-            self.write_done(&task, Came::failed(StepFailure::DeadLetter, reason))
-                .await?;
-        }
-        self.metrics.dead_letter(bus::topology::AGENT.name);
-        Err(bus::consume::poison(&message, trials))
+        self.tasks.poisoned(&message, trials).await
     }
 }
 
 impl<L: Log> Runner<L> {
-    /// Whether there is nothing left to do: the attempt has its fact, or its execution is over.
-    async fn is_settled(&self, task: &Task) -> Result<bool, Failure> {
-        if self.log.last(&done_subject(task).to_string()).await?.is_some() {
-            return Ok(true);
-        }
-        let lane = subjects::lane_filter(&task.namespace, task.execution);
-        let Some(last) = self.log.last(&lane).await? else {
-            return Ok(false);
-        };
-        let append = decode::<Append>(&last.payload);
-        Ok(append.is_ok_and(|envelope| matches!(envelope.body.action, LaneAction::End(_))))
-    }
-
     async fn attempt(&self, task: &Task, work: &AgentWork, in_hand: &InHand) -> Result<Came, Failure> {
-        let started_at = clock::now();
+        let started_at = self.tasks.log.now();
         let failed = |message: String| {
             Ok(Came {
                 started_at,
-                ..Came::failed(StepFailure::Agent, self.redactor.text(&message))
+                ..self
+                    .tasks
+                    .failed(StepFailure::Agent, self.redactor.text(&message))
             })
         };
         let choice = match llm::from_config(&work.llm_config, &self.config.llm, &self.secrets) {
@@ -173,8 +102,8 @@ impl<L: Log> Runner<L> {
             cut(shown, ALERT_BYTES_MAX)
         });
         let journal = LogJournal {
-            log: &self.log,
-            blobs: &self.blobs,
+            log: &self.tasks.log,
+            blobs: &self.tasks.blobs,
             task,
         };
         let investigation = Investigation {
@@ -182,7 +111,7 @@ impl<L: Log> Runner<L> {
             toolbox: &toolbox,
             journal: &journal,
             redactor: &self.redactor,
-            metrics: &self.metrics,
+            metrics: &self.tasks.metrics,
             opening: Opening {
                 goal: &goal,
                 alert: alert.as_deref(),
@@ -201,10 +130,10 @@ impl<L: Log> Runner<L> {
                 task.attempt,
             ),
             cancelled: &in_hand.cancelled,
-            shutdown: &self.shutdown,
+            shutdown: &self.tasks.shutdown,
         };
         let concluded = Box::pin(investigation.run()).await?;
-        Ok(self.came(task, work, concluded, started_at))
+        self.came(task, work, concluded, started_at).await
     }
 
     fn limits(&self, task: &Task, choice: &llm::Choice) -> Limits {
@@ -220,14 +149,20 @@ impl<L: Log> Runner<L> {
             calls_max: count(agent.tool_calls_max),
             tokens_max: agent.tokens_max,
             output_tokens_max: least(choice.output_tokens_max, agent.turn_output_tokens_max),
-            deadline: Instant::now() + task.deadline.since(clock::now()),
+            deadline: Instant::now() + task.deadline.since(self.tasks.log.now()),
             reserve,
             reserve_begins: Timestamp::from_millis(task.deadline.as_millis().saturating_sub(reserve_ms)),
             margin: MARGIN_MAX.min(whole / 10),
         }
     }
 
-    fn came(&self, task: &Task, work: &AgentWork, concluded: Concluded, started_at: Timestamp) -> Came {
+    async fn came(
+        &self,
+        task: &Task,
+        work: &AgentWork,
+        concluded: Concluded,
+        started_at: Timestamp,
+    ) -> Result<Came, Failure> {
         let outcome = match &concluded.end {
             End::Submitted => Outcome::Succeeded,
             End::Short { reason, message } => {
@@ -258,86 +193,22 @@ impl<L: Log> Runner<L> {
             }
         };
         // Findings were redacted as they were recorded; texts that are our own may quote a provider.
-        let output = (concluded.turns > 0).then(|| self.redactor.value(&concluded.output));
-        Came {
+        let output = match concluded.turns {
+            0 => None,
+            _ => {
+                let body = self
+                    .tasks
+                    .body(self.redactor.value(&concluded.output), preview)
+                    .await;
+                // The task comes again then: the transcript holds all that it takes to conclude the same.
+                Some(body.map_err(|not_stored| not_stored.error)?)
+            }
+        };
+        Ok(Came {
             outcome,
             output,
             started_at,
-        }
-    }
-
-    async fn body(&self, output: Value) -> Result<Body, Failure> {
-        let json = output.to_string();
-        if json.len() <= INLINE_BYTES_MAX {
-            return Ok(Body::Inline(output));
-        }
-        let preview = preview(&output, INLINE_BYTES_MAX / 2);
-        let blob = self.blobs.put(json.into()).await?;
-        Ok(Body::Blob { blob, preview })
-    }
-
-    /// Writes the fact.
-    async fn write_done(&self, task: &Task, came: Came) -> Result<(), Failure> {
-        let completed_at = clock::now();
-        let outcome = match &came.outcome {
-            Outcome::Succeeded => "Succeeded",
-            Outcome::Skipped { .. } => "Skipped",
-            Outcome::Failed(_) => "Failed",
-        };
-        let output = match came.output {
-            Some(output) => Some(self.body(output).await?),
-            None => None,
-        };
-        let done = Fact::Done(Done {
-            step: task.step.clone(),
-            attempt: task.attempt,
-            outcome: came.outcome,
-            output,
-            started_at: came.started_at,
-            completed_at,
-            runner: self.instance.clone(),
-        });
-        let (subject, payload) = (done_subject(task), encode(completed_at, &done));
-        let mut waits = backoff::Policy::PATIENT.waits();
-        loop {
-            let error = match self.log.write_fact(&subject, payload.clone()).await {
-                Ok(Written::New(_)) => {
-                    tracing::info!(execution = %task.execution, step = %task.step, attempt = %task.attempt, outcome, "step ended");
-                    return Ok(());
-                }
-                Ok(Written::Already) => return Ok(()),
-                Err(error) => error,
-            };
-            if !error.is_transient() || self.shutdown.is_cancelled() {
-                return Err(error.into());
-            }
-            let wait = waits.next_wait();
-            tracing::warn!(%error, wait_ms = wait.as_millis(), "the result of a step waits for the log");
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.shutdown.cancelled() => {}
-            }
-        }
-    }
-}
-
-fn done_subject(task: &Task) -> Subject {
-    Subject::Done(
-        task.namespace.clone(),
-        task.execution,
-        task.step.clone(),
-        task.attempt,
-    )
-}
-
-/// The task in a message of the queue.
-fn read(payload: &[u8]) -> Result<Task, String> {
-    let envelope = decode::<Append>(payload).map_err(|error| error.to_string())?;
-    match envelope.body.action {
-        LaneAction::Task(task) => Ok(*task),
-        LaneAction::Plan(_) | LaneAction::End(_) => {
-            Err("a message of the queue `agent` holds no task".to_owned())
-        }
+        })
     }
 }
 

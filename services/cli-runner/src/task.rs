@@ -1,37 +1,14 @@
-//! From a message of the queue to a job: what it asks for, and what can be refused before anything runs.
+//! From a task to a job: what it asks for, and what can be refused before anything runs.
 
 use std::collections::BTreeMap;
 
-use protocol::{Append, LaneAction, StepError, StepFailure, Task, decode, lane::CliWork};
+use protocol::{StepError, StepFailure, Task, lane::CliWork};
 use serde_json::{Map, Value};
 
 use crate::executor::{Job, Program};
 
 /// Linux' limit for one argument or variable (`MAX_ARG_STRLEN`, 32 pages), its closing NUL included.
 const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
-
-/// The task in a message.
-///
-/// # Errors
-/// Why it holds none that this build can read.
-pub fn read(payload: &[u8]) -> Result<Task, String> {
-    let envelope = decode::<Append>(payload).map_err(|error| error.to_string())?;
-    match envelope.body.action {
-        LaneAction::Task(task) => Ok(*task),
-        LaneAction::Plan(_) | LaneAction::End(_) => {
-            Err("a message of the queue `cli` holds no task".to_owned())
-        }
-    }
-}
-
-/// The work of a task.
-///
-/// # Errors
-/// Why it is none for this runner.
-pub fn work(task: &Task) -> Result<CliWork, String> {
-    serde_json::from_value(task.work.clone())
-        .map_err(|error| format!("the work of the step {} cannot be read: {error}", task.step))
-}
 
 /// The job that a task asks for.
 ///
@@ -128,7 +105,7 @@ mod tests {
             "deadline": "2026-01-01T00:10:00Z", "timeout": "10 minutes", "work": work,
         }))
         .unwrap();
-        match super::work(&task).map(|work| job(&task, &work)) {
+        match bus::runner::work(&task).map(|work| job(&task, &work)) {
             Ok(Ok(_)) => "none".to_owned(),
             Ok(Err(error)) => error.message,
             Err(reason) => reason,

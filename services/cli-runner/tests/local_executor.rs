@@ -10,7 +10,6 @@ use std::{
 
 use cli_runner::{
     capture::Limits,
-    clock,
     executor::{
         End, Executor, ExecutorError, Finished, Job, Program, Stop,
         local::{Local, Settings},
@@ -18,6 +17,7 @@ use cli_runner::{
     live::LiveSink,
 };
 use protocol::{Attempt, ExecutionId, Namespace, StepName, WorkflowName, live::Live};
+use service::clock;
 
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use bus::{Appended, Blobs, Connection, Log, NatsLog, Position, testing::TestNats, topology};
-use cli_runner::clock;
 use futures_util::StreamExt;
 use protocol::{
     Append, Attempt, Begun, Body, Cause, Done, End, EndStatus, ExecutionId, Fact, LaneAction, Namespace,
@@ -18,7 +17,7 @@ use protocol::{
     subjects,
 };
 use serde_json::{Value, json};
-use service::{Config, Fatal, Health, Metrics, Service};
+use service::{Config, Fatal, Health, Metrics, Service, clock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -153,7 +152,7 @@ impl Bench {
     }
 
     async fn done(&self, task: &Task) -> Done {
-        let subject = done_subject(task).to_string();
+        let subject = task.done_subject().to_string();
         let mut follow = self.log.follow(vec![subject], Position::All).await.unwrap();
         let message = tokio::time::timeout(PATIENCE, follow.next())
             .await
@@ -168,7 +167,7 @@ impl Bench {
 
     async fn is_done(&self, task: &Task) -> bool {
         self.log
-            .last(&done_subject(task).to_string())
+            .last(&task.done_subject().to_string())
             .await
             .unwrap()
             .is_some()
@@ -198,15 +197,6 @@ impl Runner {
             .unwrap()
             .unwrap();
     }
-}
-
-fn done_subject(task: &Task) -> Subject {
-    Subject::Done(
-        task.namespace.clone(),
-        task.execution,
-        task.step.clone(),
-        task.attempt,
-    )
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -376,15 +366,9 @@ async fn a_gated_command_that_another_began_is_not_run_again() {
         attempt: task.attempt,
         runner: "node-1/7.1.0".into(),
     };
-    let subject = Subject::Begun(
-        task.namespace.clone(),
-        task.execution,
-        task.step.clone(),
-        task.attempt,
-    );
     bench
         .log
-        .write_fact(&subject, encode(clock::now(), &Fact::Begun(begun)))
+        .write_fact(&task.begun_subject(), encode(clock::now(), &Fact::Begun(begun)))
         .await
         .unwrap();
     let seq = bench.dispatch(&task).await;

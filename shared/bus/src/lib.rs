@@ -1,5 +1,5 @@
 //! The log, by NATS JetStream: connecting, the table of streams and consumers, reading and appending,
-//! consuming with the ack policy, large bodies, and a simulated broker with the same behaviour.
+//! consuming with the ack policy, what runners do with tasks, large bodies, and a simulated broker with the same behaviour.
 //!
 //! Invariants:
 //! - async-nats appears behind this crate's types only, except for core NATS requests
@@ -18,6 +18,7 @@ pub mod inbox;
 mod jitter;
 pub mod log;
 mod nats;
+pub mod runner;
 pub mod server;
 mod setup;
 pub mod sim;

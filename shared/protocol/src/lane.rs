@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     facts::StepError,
     ids::{Attempt, ExecutionId, Namespace, StepName, TaskType, WorkflowName},
+    subjects::Subject,
     time::Timestamp,
 };
 
@@ -73,6 +74,26 @@ pub struct Task {
     pub timeout: String,
     /// What to do, in the shape of the type: [`CliWork`], [`AgentWork`], or another runner's own.
     pub work: Value,
+}
+
+impl Task {
+    /// Where the fact of the attempt's end stands.
+    pub fn done_subject(&self) -> Subject {
+        let (namespace, step) = (self.namespace.clone(), self.step.clone());
+        Subject::Done(namespace, self.execution, step, self.attempt)
+    }
+
+    /// Where the fact stands that the attempt is made, for one that must not be made twice.
+    pub fn begun_subject(&self) -> Subject {
+        let (namespace, step) = (self.namespace.clone(), self.step.clone());
+        Subject::Begun(namespace, self.execution, step, self.attempt)
+    }
+
+    /// Where its lines and events go while it runs.
+    pub fn live_subject(&self) -> Subject {
+        let (namespace, step) = (self.namespace.clone(), self.step.clone());
+        Subject::Live(namespace, self.execution, step, self.attempt)
+    }
 }
 
 /// The work of a `cli` task.

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod clock;
 pub mod config;
 mod fatal;
 pub mod health;

@@ -24,12 +24,11 @@ use protocol::{
     turns::{ModelTurn, ToolCall, Usage},
 };
 use serde_json::{Value, json};
-use service::{Metrics, metrics::Tokens};
+use service::{Metrics, clock, metrics::Tokens};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
     llm::{
         Answer, LlmError, LlmErrorKind, MALFORMED, Message, Provider, Request, Stop, ToolSpec, scripted, sum,
     },

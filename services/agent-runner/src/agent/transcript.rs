@@ -15,7 +15,6 @@ use protocol::{
 use serde_json::Value;
 
 use crate::{
-    clock,
     llm::{Stop, sum},
     tools::{cut::cut, submit_findings},
 };
@@ -94,7 +93,11 @@ impl<L: Log> Journal for LogJournal<'_, L> {
                 k,
             );
             let turn = self.turn(point).await?;
-            match self.log.write_fact(&subject, encode(clock::now(), &turn)).await? {
+            match self
+                .log
+                .write_fact(&subject, encode(self.log.now(), &turn))
+                .await?
+            {
                 Written::New(_) => Ok(true),
                 // Perhaps our own, whose acknowledgement was lost.
                 Written::Already => {
@@ -107,14 +110,12 @@ impl<L: Log> Journal for LogJournal<'_, L> {
     }
 
     fn tell(&self, live: Live) -> BoxFuture<'_, ()> {
-        let task = self.task;
-        let subject = Subject::Live(
-            task.namespace.clone(),
-            task.execution,
-            task.step.clone(),
-            task.attempt,
-        );
-        Box::pin(async move { self.log.publish_live(&subject, encode(clock::now(), &live)).await })
+        let subject = self.task.live_subject();
+        Box::pin(async move {
+            self.log
+                .publish_live(&subject, encode(self.log.now(), &live))
+                .await;
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, future::BoxFuture};
 use protocol::Timestamp;
 use reqwest::{Client, Url};
 use serde_json::{Value, json};
+use service::clock;
 
 use super::{Surroundings, Tool, ToolError};
 use crate::web::{self, cause};
@@ -76,8 +77,7 @@ impl Tool for Promql {
 
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>> {
         Box::pin(async {
-            let now = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond());
-            let ask = Ask::read(arguments, now).map_err(ToolError::Refused)?;
+            let ask = Ask::read(arguments, clock::now()).map_err(ToolError::Refused)?;
             self.ask(&ask).await.map_err(ToolError::Failed)
         })
     }

@@ -21,6 +21,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use protocol::live::Stream;
+use service::clock;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -34,7 +35,6 @@ use super::{
 };
 use crate::{
     capture::{Capture, Limits},
-    clock,
     live::{Lines, LiveSink},
 };
 

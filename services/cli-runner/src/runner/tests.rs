@@ -3,9 +3,19 @@
 
 use std::sync::{Mutex, atomic::AtomicUsize, atomic::Ordering};
 
-use bus::sim::{Faults, SimBroker, SimLog};
-use protocol::{Attempt, Cause, ExecutionId, Namespace, TaskType, WorkflowName};
-use serde_json::json;
+use bus::{
+    Blobs,
+    runner::Running,
+    sim::{Faults, SimBroker, SimLog},
+    topology,
+};
+use protocol::{
+    Append, Attempt, Cause, Done, ExecutionId, LaneAction, Namespace, Outcome, Subject, TaskType, Timestamp,
+    WorkflowName,
+};
+use serde_json::{Value, json};
+use service::Metrics;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::executor::{End, Stop, Swept};
@@ -65,14 +75,19 @@ impl Bench {
             work,
         };
         let runner = Runner {
-            log,
-            blobs: Blobs::in_memory(),
+            tasks: Tasks {
+                log,
+                blobs: Blobs::in_memory(),
+                queue: topology::CLI,
+                instance: "this/1".into(),
+                metrics: Metrics::new(),
+                running: Running::default(),
+                shutdown: CancellationToken::new(),
+            },
             executor: Arc::new(Says::default()),
             limits: LIMITS,
-            instance: "this/1".into(),
-            metrics: Metrics::new(),
-            running: Running::default(),
-            shutdown: CancellationToken::new(),
+            release: Release::default(),
+            started_gated: StartedGated::default(),
         };
         Self { runner, task }
     }
@@ -104,8 +119,8 @@ impl Bench {
         LogMessage {
             subject: subject.to_string(),
             seq: 1,
-            at: self.runner.log.now(),
-            payload: encode(self.runner.log.now(), &append).into(),
+            at: self.runner.tasks.log.now(),
+            payload: encode(self.runner.tasks.log.now(), &append).into(),
         }
     }
 
@@ -119,13 +134,8 @@ impl Bench {
 
     /// How the step ended, in words; empty where it has not.
     async fn ended(&self) -> String {
-        let Some(message) = self
-            .runner
-            .log
-            .last(&done_subject(&self.task).to_string())
-            .await
-            .unwrap()
-        else {
+        let subject = self.task.done_subject().to_string();
+        let Some(message) = self.runner.tasks.log.last(&subject).await.unwrap() else {
             return String::new();
         };
         match decode::<Fact>(&message.payload).unwrap().body {
@@ -144,12 +154,9 @@ impl Bench {
             attempt: self.task.attempt,
             runner: runner.into(),
         };
-        let payload = encode(self.runner.log.now(), &Fact::Begun(begun));
-        self.runner
-            .log
-            .write_fact(&begun_subject(&self.task), payload)
-            .await
-            .unwrap();
+        let log = &self.runner.tasks.log;
+        let payload = encode(log.now(), &Fact::Begun(begun));
+        log.write_fact(&self.task.begun_subject(), payload).await.unwrap();
     }
 }
 
@@ -259,7 +266,7 @@ async fn a_gated_command_of_another_or_of_a_former_handler_is_unknown() {
     // A handler of this process started it and was dropped before it could tell.
     let bench = Bench::gated();
     bench.begun_by("this/1").await;
-    bench.runner.running.enter(&bench.task).unwrap().gated_starts();
+    bench.runner.started_gated.starts(&bench.task);
     bench.handle().await.unwrap();
     assert!(
         bench

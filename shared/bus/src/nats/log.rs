@@ -1,9 +1,6 @@
 //! [`Log`] on a real server: the rules of the log, each in one method.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, header, jetstream::kv};
 use bytes::Bytes;
@@ -193,11 +190,7 @@ impl Log for NatsLog {
     type Inbox = NatsInbox;
 
     fn now(&self) -> Timestamp {
-        let ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        Timestamp::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
+        service::clock::now()
     }
 
     async fn write_fact(&self, subject: &Subject, payload: Vec<u8>) -> Result<Written, LogError> {
