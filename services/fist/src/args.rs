@@ -7,10 +7,16 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 const AFTER_HELP: &str = "\
+To begin: `fist up` in one terminal; in another `fist apply -f FILE`, `fist run NAME`, `fist get executions`.
+`fist COMMAND --help` has examples.
+
 Exit codes: 0 done (an execution that was followed succeeded), 1 failed or cancelled, 2 misuse or an invalid
 manifest, 3 no server, 130 detached by Ctrl-C.
 
 FIST_TOKEN holds the bearer token of a server that asks for one; --token-file names a file that does.";
+
+/// Over the options that every command has.
+const OF_ALL: &str = "Which server";
 
 /// Turns an alert into an investigation and, where that is safe, a fix.
 #[derive(Debug, Parser)]
@@ -31,11 +37,12 @@ pub struct Server {
         global = true,
         env = "FIST_SERVER",
         default_value = crate::client::DEFAULT_SERVER,
-        value_name = "URL"
+        value_name = "URL",
+        help_heading = OF_ALL
     )]
     pub url: String,
     /// File with the server's bearer token [or FIST_TOKEN with the token itself]
-    #[arg(long, global = true, env = "FIST_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "FIST_TOKEN_FILE", value_name = "FILE", help_heading = OF_ALL)]
     pub token_file: Option<PathBuf>,
 }
 
@@ -51,7 +58,7 @@ pub enum Command {
     Get(Get),
     /// Follow an execution to its end
     Watch(Watch),
-    /// Print what an execution's steps printed
+    /// Print what an execution's finished steps printed; with -f also what running ones print
     Logs(Logs),
     /// Cancel an execution
     Cancel(Cancel),
@@ -73,6 +80,10 @@ pub enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist up                                       all of it, kept in ~/.local/share/punching-fist
+  fist up --dir /tmp/fist --http 127.0.0.1:0    a second one, on a free port
+  fist up --nats nats://nats:4222 --database postgres://fist@db/fist")]
 pub struct Up {
     /// Where everything is kept [default: $XDG_DATA_HOME/punching-fist, else ~/.local/share/punching-fist]
     #[arg(long, env = "FIST_DIR", value_name = "DIR")]
@@ -99,11 +110,15 @@ pub struct Up {
 pub enum Executor {
     /// Process groups of this machine
     Local,
-    /// A pod for each command
+    /// A pod for each command (not in this build yet)
     Kubernetes,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist apply -f disk.yaml
+  fist apply -n team-a -f disk.yaml -f pods.yaml
+  kubectl get workflow disk -o yaml | fist apply -f -")]
 pub struct Apply {
     /// YAML or JSON, several documents at will; `-` reads stdin
     #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
@@ -117,6 +132,11 @@ pub struct Apply {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r#"Examples:
+  fist run pod-crash --data pod=web-1 --data namespace=prod --alert severity=critical
+  fist run pod-crash --data-json '{"pod": "web-1", "replicas": 3}' --logs
+  fist run -f disk.yaml --data mountpoint=/tmp -o json
+  fist watch $(fist run pod-crash --data pod=web-1 --detach)"#)]
 pub struct Run {
     /// The workflow to invoke, by name
     #[arg(conflicts_with = "file")]
@@ -149,6 +169,12 @@ pub struct Run {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist get executions --status failed
+  fist get execution 0190f5b4                  one, with its steps; the id's beginning is enough
+  fist get workflow disk -o yaml
+  fist get alerts --disposition filtered -o wide
+  fist get alerts --audit                      whether anything was lost")]
 pub struct Get {
     /// executions (exec, ex), workflows (wf), alerts (al) or deadletters (dl, dlq); also KIND/ID
     #[arg(value_name = "KIND")]
@@ -204,6 +230,8 @@ pub enum Output {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist watch 0190f5b4 --logs")]
 pub struct Watch {
     /// The execution; its id may be shortened
     pub id: String,
@@ -213,6 +241,9 @@ pub struct Watch {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist logs 0190f5b4                           what finished steps printed
+  fist logs 0190f5b4 --step usage -f           also while it is printed")]
 pub struct Logs {
     /// The execution; its id may be shortened
     pub id: String,
@@ -225,6 +256,8 @@ pub struct Logs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r#"Examples:
+  fist cancel 0190f5b4 --reason "looked into by hand""#)]
 pub struct Cancel {
     /// The execution; its id may be shortened
     pub id: String,
@@ -240,13 +273,16 @@ pub enum Alert {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist alert send --name DiskFilling --severity critical --label mountpoint=/tmp --follow
+  fist alert send --name DiskFilling --label mountpoint=/tmp --resolved
+  fist alert send --source webhook -f payload.json --wait")]
 pub struct AlertSend {
     /// The payload, as the source would post it; `-` reads stdin
     #[arg(
         short = 'f',
         long = "filename",
         value_name = "FILE",
-        required_unless_present = "name",
         conflicts_with_all = ["name", "severity", "label", "annotation", "fingerprint", "starts_at", "resolved"]
     )]
     pub file: Option<PathBuf>,
@@ -283,6 +319,9 @@ pub struct AlertSend {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist validate -f disk.yaml -f pods.yaml
+  fist validate -f - < disk.yaml")]
 pub struct Validate {
     /// YAML or JSON, several documents at will; `-` reads stdin
     #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
@@ -293,6 +332,8 @@ pub struct Validate {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist delete workflow disk -n team-a")]
 pub struct Delete {
     /// workflow (wf); also workflow/NAME
     #[arg(value_name = "KIND")]
@@ -305,6 +346,10 @@ pub struct Delete {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist doctor
+  fist doctor --server http://fist.example:8080
+  fist doctor --nats nats://nats:4222 --config fist.toml")]
 pub struct Doctor {
     /// Configuration file of the server to be
     #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
@@ -325,6 +370,8 @@ pub enum Nats {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist nats init --nats nats://nats:4222")]
 pub struct NatsInit {
     /// The NATS server [default: nats.url of the configuration]
     #[arg(long, value_name = "URL")]
@@ -341,6 +388,9 @@ pub enum Store {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist store rebuild
+  fist store rebuild --nats nats://nats:4222 --database postgres://fist@db/fist")]
 pub struct StoreRebuild {
     /// The directory of the running `fist up` [default: as `fist up` has it]
     #[arg(long, env = "FIST_DIR", value_name = "DIR")]

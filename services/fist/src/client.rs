@@ -396,23 +396,38 @@ async fn bounded_text(mut response: reqwest::Response) -> Result<String, String>
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// A body that is none of ours, in a few words: pages are not for terminals.
+fn described(text: &str) -> String {
+    let start = text.trim_start();
+    if start.is_empty() {
+        "with nothing more".to_owned()
+    } else if start.starts_with('<') {
+        "with a web page".to_owned()
+    } else {
+        format!("saying `{}`", crate::show::one_line(start, 120))
+    }
+}
+
 /// The server's own words, and whose move it is.
 fn refusal(status: StatusCode, text: &str) -> Failure {
     let problem: Option<Value> = serde_json::from_str(text).ok();
     let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    let message = match detail {
-        Some(detail) => detail.to_owned(),
-        None => {
-            let shown: String = text.trim().chars().take(300).collect();
-            let colon = if shown.is_empty() { "" } else { ": " };
-            format!("the server answered {status}{colon}{shown}")
-        }
-    };
+    // Without one it is a gateway before the server, or something else at that address.
+    let message = detail.map_or_else(
+        || {
+            format!(
+                "what answers there is not Punching Fist itself: {status}, {}; check --server (FIST_SERVER)",
+                described(text)
+            )
+        },
+        str::to_owned,
+    );
     let (code, message) = match status.as_u16() {
         401 | 403 => (
             Code::Misuse,
             format!("{message} (set FIST_TOKEN, or --token-file, to a token of this server)"),
         ),
+        _ if detail.is_none() => (Code::NoServer, message),
         404 => (Code::Failed, message),
         409 => (Code::Failed, message),
         400..=499 => (Code::Misuse, message),
@@ -489,11 +504,18 @@ mod tests {
             r#"{"detail": "error: line 3: spec.steps: empty"}"#,
         );
         assert_eq!(failure, Failure::misuse("error: line 3: spec.steps: empty"));
-        let failure = refusal(StatusCode::BAD_GATEWAY, "<html>");
-        assert_eq!(
-            failure,
-            Failure::no_server("the server answered 502 Bad Gateway: <html>")
-        );
+        for (text, words) in [
+            ("<html>\n<p>Bad", "with a web page"),
+            ("", "with nothing more"),
+            ("upstream\ngone", "saying `upstream gone`"),
+        ] {
+            assert_eq!(
+                refusal(StatusCode::NOT_FOUND, text),
+                Failure::no_server(format!(
+                    "what answers there is not Punching Fist itself: 404 Not Found, {words}; check --server (FIST_SERVER)"
+                ))
+            );
+        }
         let failure = refusal(StatusCode::UNAUTHORIZED, r#"{"detail": "a token is needed"}"#);
         assert!(failure.message.contains("FIST_TOKEN"), "{failure}");
     }

@@ -105,6 +105,8 @@ pub struct Teller {
     width: usize,
     started: HashMap<(String, u32), Timestamp>,
     kinds: HashMap<String, String>,
+    /// Why the last step that failed did, as it was told.
+    step_error: Option<String>,
     /// How it ended, once it has: the state.
     pub ended: Option<String>,
 }
@@ -221,6 +223,7 @@ impl Teller {
         let mut lines = vec![self.step_line(event, status, &rest)];
         if let Some(error) = &event.error {
             lines.extend(self.below(error, Tone::Bad));
+            self.step_error = Some(error.clone());
         }
         lines
     }
@@ -274,7 +277,13 @@ impl Teller {
         let status = event.status.clone().unwrap_or_default();
         let name = self.style.paint(Tone::Strong, &self.name);
         let mut lines = vec![self.line(event, &format!("{name} {}", self.style.state(&status)))];
-        if let Some(error) = &event.error {
+        // What the failed step said stands just above; only what it did not say is news.
+        let is_news = |error: &&String| {
+            self.step_error
+                .as_ref()
+                .is_none_or(|told| !error.ends_with(told.as_str()))
+        };
+        if let Some(error) = event.error.as_ref().filter(is_news) {
             lines.extend(self.below(error, Tone::Bad));
         }
         self.ended = Some(status);
@@ -394,6 +403,23 @@ mod tests {
   10.0 s  disk Failed
               step explain failed";
         assert_eq!(text, expected.trim_start_matches('\n'));
+    }
+
+    #[test]
+    fn why_it_failed_is_told_once() {
+        let failing = |error: &str| {
+            told(&[
+                json!({"type": "execution.accepted", "at": at(0), "id": "0190", "name": "disk", "namespace": "default",
+                    "steps": [{"name": "look", "type": "cli"}]}),
+                json!({"type": "step.completed", "at": at(1), "step": "look", "attempt": 1, "status": "Failed", "error": "exit code 3"}),
+                json!({"type": "execution.completed", "at": at(1), "status": "Failed", "error": error}),
+            ])
+        };
+        assert!(
+            failing("step `look` failed: exit code 3")
+                .ends_with("              exit code 3\n   1.0 s  disk Failed")
+        );
+        assert!(failing("cancelled: enough").ends_with("disk Failed\n              cancelled: enough"));
     }
 
     #[test]

@@ -31,6 +31,11 @@ const LOOK_LIMIT: u32 = 500;
 pub async fn send(client: &Client, asked: AlertSend) -> Outcome {
     let payload = match &asked.file {
         Some(file) => manifests::read_text(file)?.1,
+        None if asked.name.is_none() => {
+            return Err(Failure::misuse(
+                "give the alert's --name (and --label KEY=VALUE), or a payload with -f FILE",
+            ));
+        }
         None => payload(&asked)?.to_string(),
     };
     let path = ["webhooks", asked.source.as_str()];

@@ -30,6 +30,9 @@ impl Kind {
             "workflows" | "workflow" | "wf" | "wfs" => Ok(Self::Workflows),
             "alerts" | "alert" | "al" => Ok(Self::Alerts),
             "deadletters" | "deadletter" | "dl" | "dlq" => Ok(Self::DeadLetters),
+            text if looks_like_id(text) => Err(Failure::misuse(format!(
+                "`{text}` is no kind of thing: `fist get execution {text}` shows the execution of that id"
+            ))),
             _ => Err(Failure::misuse(format!(
                 "there is no kind `{text}`: get executions (exec), workflows (wf), alerts (al) or deadletters (dl)"
             ))),
@@ -238,6 +241,13 @@ async fn audit(client: &Client, output: Option<Output>) -> Outcome {
     } else {
         Ok(Code::Failed)
     }
+}
+
+/// Whether it reads like an execution's id, or the beginning of one.
+fn looks_like_id(text: &str) -> bool {
+    text.len() >= 4
+        && text.bytes().any(|byte| byte.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 fn status(text: &str) -> Result<ExecutionStatus, Failure> {

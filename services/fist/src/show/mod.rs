@@ -81,7 +81,7 @@ pub fn tone_of(state: &str) -> Option<Tone> {
         "Succeeded" | "started" | "ok" => Some(Tone::Good),
         "Failed" | "Cancelled" | "rejected" | "fail" => Some(Tone::Bad),
         "Running" | "warn" => Some(Tone::Busy),
-        "Pending" | "Skipped" | "merged" | "filtered" | "resolved" => Some(Tone::Faint),
+        "Pending" | "Skipped" | "Not run" | "merged" | "filtered" | "resolved" => Some(Tone::Faint),
         _ => None,
     }
 }

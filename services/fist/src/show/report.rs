@@ -2,7 +2,10 @@
 //!
 //! Invariant: what did not come from a tool's own words is marked so; a quote shows whether it is grounded.
 
-use protocol::views::{ExecutionStatus, ExecutionView, StepView};
+use protocol::{
+    StepStatus,
+    views::{ExecutionStatus, ExecutionView, StepView},
+};
 use serde_json::Value;
 
 use super::{
@@ -36,7 +39,11 @@ pub fn report(view: &ExecutionView, style: Style) -> String {
         let section = match step.step_type.as_str() {
             "agent" => findings(output, style),
             // Where nobody investigated, the commands' own words are the report.
-            "cli" if agents.is_empty() || step.error.is_some() => printed(output, style),
+            "cli" if agents.is_empty() || step.error.is_some() => printed(
+                output,
+                &format!("fist logs {} --step {}", view.summary.id, step.name),
+                style,
+            ),
             _ => continue,
         };
         if !section.is_empty() {
@@ -86,10 +93,15 @@ pub fn steps(view: &ExecutionView, style: Style) -> String {
             .as_deref()
             .or(step.message.as_deref())
             .unwrap_or_default();
+        // What waits in an execution that is over waits for nothing.
+        let status = match step.status {
+            StepStatus::Pending if view.summary.status.is_terminal() => "Not run",
+            status => status.as_str(),
+        };
         vec![
             step.name.clone(),
             step.step_type.clone(),
-            step.status.as_str().to_owned(),
+            status.to_owned(),
             duration,
             one_line(message, 80),
         ]
@@ -110,18 +122,32 @@ fn headline(name: &str, style: Style) -> String {
     format!("{}\n", style.paint(Tone::Strong, &format!("── {}", clean(name))))
 }
 
-fn printed(output: &Value, style: Style) -> String {
+/// The end of what a command printed; `whole_by` is the command that prints all of it.
+fn printed(output: &Value, whole_by: &str, style: Style) -> String {
+    let of = |key: &str| output[key].as_str().filter(|printed| !printed.trim().is_empty());
     let mut text = String::new();
     for key in ["stdout", "stderr"] {
-        let Some(printed) = output[key].as_str().filter(|printed| !printed.trim().is_empty()) else {
+        let Some(printed) = of(key) else {
             continue;
         };
+        if key == "stderr" && of("stdout").is_some() {
+            text.push_str(&style.paint(Tone::Faint, "  stderr:\n"));
+        }
         let lines: Vec<&str> = printed.trim_end().lines().collect();
         let left_out = lines.len().saturating_sub(OUTPUT_LINES_MAX);
         if left_out > 0 {
+            // What was too long to be kept here has its middle cut, so that the lines are more than these.
+            let count = if output
+                .get(format!("{key}_ref"))
+                .is_some_and(|whole| !whole.is_null())
+            {
+                "more".to_owned()
+            } else {
+                left_out.to_string()
+            };
             text.push_str(&style.paint(
                 Tone::Faint,
-                &format!("  … {left_out} lines before: `fist logs` has them\n"),
+                &format!("  … {count} lines before these: `{whole_by}`\n"),
             ));
         }
         for line in &lines[left_out..] {
@@ -365,12 +391,34 @@ partial (timeout) · scripted, without a model · 2 turns · 10 tokens read, 5 w
             Style::default(),
         );
         assert!(
-            text.contains("  … 8 lines before: `fist logs` has them\n  line 9\n"),
+            text.contains(
+                "  … 8 lines before these: `fist logs 0190f5b4-0000-7000-8000-000000000001 --step look`\n  line 9\n"
+            ),
             "{text}"
         );
         assert!(
-            text.ends_with("  line 20\n  hm\n\nstep look failed: exit code 1\n"),
+            text.ends_with("  line 20\n  stderr:\n  hm\n\nstep look failed: exit code 1\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_is_cut_is_not_counted_and_what_waits_for_nothing_is_said() {
+        let long: String = (1..=20).map(|n| format!("line {n}\n")).collect();
+        let mut steps = states_as_written(json!([
+            {"name": "look", "type": "cli", "status": "", "attempt": 1, "started_at": null, "completed_at": null,
+                "output": {"stdout": long, "stdout_ref": {"sha256": "00", "bytes": 70_000}}, "error": null, "message": null},
+            {"name": "later", "type": "cli", "status": "", "attempt": 0, "started_at": null, "completed_at": null,
+                "output": null, "error": null, "message": null},
+        ]));
+        steps[1]["status"] = json!(StepStatus::Pending);
+        let text = report(&view(&steps, "Failed", Some("cancelled")), Style::default());
+        assert!(
+            text.contains("  … more lines before these: `fist logs "),
+            "{text}"
+        );
+        assert!(text.contains("later   cli    Not run     -      -\n"), "{text}");
+        let running = super::steps(&view(&steps, "Running", None), Style::default());
+        assert!(running.contains("Pending"), "{running}");
     }
 }

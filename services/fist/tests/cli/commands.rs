@@ -110,6 +110,8 @@ async fn without_a_server_the_exit_code_is_three() {
 async fn misuse_is_two_and_says_what_to_write() {
     for (arguments, part) in [
         (vec!["get", "pods"], "executions (exec)"),
+        (vec!["get", "0190f5b4"], "`fist get execution 0190f5b4`"),
+        (vec!["alert", "send"], "--name"),
         (
             vec!["get", "wf", "--status", "failed"],
             "--status is for executions only",
