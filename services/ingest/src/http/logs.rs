@@ -1,18 +1,25 @@
 //! `GET /api/v1/executions/{id}/logs`: what the steps of an execution printed, as plain text.
 //!
-//! Invariant: what a step printed is shown whole once it is over. Lines that were followed live are not shown
-//! twice, unless some were missed: then the whole follows, and says so.
+//! Invariants:
+//! - What a step printed is shown whole once it is over, also where its record has only the beginning and the end
+//!   of it. Steps are read one by one as they are sent, so that the memory is bounded by one step's output.
+//! - Lines that were followed live are not shown twice, unless some were missed: then the whole follows, and says so.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
+    convert::Infallible,
     sync::Arc,
 };
 
 use axum::{body::Body, http::StatusCode};
 use bus::{Blobs, LogMessage, Position};
-use futures_util::StreamExt;
-use protocol::{Subject, views::ExecutionView};
-use serde_json::Value;
+use futures_util::{StreamExt, stream};
+use protocol::{
+    BlobRef, Subject,
+    views::{ExecutionView, StepView},
+};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +40,11 @@ pub async fn text(app: Arc<App>, call: Call) -> Answer {
             id,
             start_seq,
         } => (namespace, id, start_seq),
-        executions::Place::Record(view) => return finished(&app, &view, wanted.as_deref()).await,
+        executions::Place::Record(view) => return finished(&app, *view, wanted.as_deref()),
     };
     if !call.query.is_true("follow") {
         let view = executions::found(&app, &id.to_string()).await?;
-        return finished(&app, &view, wanted.as_deref()).await;
+        return finished(&app, view, wanted.as_deref());
     }
     let permit = events::permit(&app)?;
     let sources = events::Sources::open(&app, &namespace, id, start_seq, Position::All).await?;
@@ -62,7 +69,7 @@ pub async fn text(app: Arc<App>, call: Call) -> Answer {
     ))
 }
 
-async fn finished(app: &App, view: &ExecutionView, wanted: Option<&str>) -> Answer {
+fn finished(app: &App, view: ExecutionView, wanted: Option<&str>) -> Answer {
     let names: Vec<&str> = view.steps.iter().map(|step| step.name.as_str()).collect();
     if let Some(wanted) = wanted.filter(|wanted| !names.contains(wanted)) {
         return Err(Problem::not_found(format!(
@@ -72,24 +79,21 @@ async fn finished(app: &App, view: &ExecutionView, wanted: Option<&str>) -> Answ
         )));
     }
     let is_prefixed = wanted.is_none() && names.iter().any(|name| *name != names[0]);
-    let mut text = String::new();
-    for step in view
+    let steps: Vec<StepView> = view
         .steps
-        .iter()
-        .filter(|step| wanted.is_none_or(|wanted| step.name == wanted))
-    {
-        if !step.status.is_terminal() {
-            continue;
+        .into_iter()
+        .filter(|step| step.status.is_terminal() && wanted.is_none_or(|wanted| step.name == wanted))
+        .collect();
+    let blobs = app.blobs.clone();
+    let texts = stream::iter(steps).then(move |step| {
+        let blobs = blobs.clone();
+        async move {
+            let (error, message) = (step.error.as_deref(), step.message.as_deref());
+            let text = printed(&blobs, step.output.as_ref(), error, message).await;
+            Ok::<_, Infallible>(prefixed(&text, &step.name, is_prefixed))
         }
-        let printed = printed(
-            &app.blobs,
-            step.output.as_ref(),
-            step.error.as_deref(),
-            step.message.as_deref(),
-        );
-        text.push_str(&prefixed(&printed.await, &step.name, is_prefixed));
-    }
-    Ok(with_type(StatusCode::OK, TEXT, text))
+    });
+    Ok(with_type(StatusCode::OK, TEXT, Body::from_stream(texts)))
 }
 
 /// Tells one reader what steps print while they run.
@@ -219,8 +223,8 @@ async fn printed(
     };
     match whole.as_ref().or(preview).or(output) {
         Some(Value::Object(output)) if output.contains_key("stdout") || output.contains_key("stderr") => {
-            for stream in ["stdout", "stderr"] {
-                add(output.get(stream).and_then(Value::as_str).unwrap_or_default());
+            for name in ["stdout", "stderr"] {
+                add(&stream_text(blobs, output, name).await);
             }
         }
         Some(Value::Object(output)) if output.contains_key("summary") => findings(output, &mut add),
@@ -239,7 +243,35 @@ async fn printed(
     text
 }
 
-fn findings(output: &serde_json::Map<String, Value>, add: &mut impl FnMut(&str)) {
+/// One stream of a command: the whole where it was too long for the output and is kept beside it, else what the
+/// output has of it.
+async fn stream_text<'o>(blobs: &Blobs, output: &'o Map<String, Value>, name: &str) -> Cow<'o, str> {
+    let inline = output.get(name).and_then(Value::as_str).unwrap_or_default();
+    let kept = output
+        .get(&format!("{name}_ref"))
+        .and_then(|kept| serde_json::from_value::<BlobRef>(kept.clone()).ok());
+    let whole = match &kept {
+        Some(kept) => blobs.get(kept).await.ok().flatten(),
+        None => None,
+    };
+    let (Some(kept), Some(whole)) = (kept, whole) else {
+        return Cow::Borrowed(inline);
+    };
+    let mut text = String::from_utf8_lossy(&whole).into_owned();
+    if let Some(end) = end_beyond(inline, kept.bytes) {
+        text.push_str("\n… [what came then was too much to be kept; this is its end] …\n");
+        text.push_str(end);
+    }
+    Cow::Owned(text)
+}
+
+/// The end of what a command printed, where not even the kept text reaches it: the output says so where it is cut.
+fn end_beyond(inline: &str, kept_bytes: u64) -> Option<&str> {
+    let (_, after) = inline.rsplit_once(&format!("; the first {kept_bytes} of "))?;
+    after.split_once("] …\n").map(|(_, end)| end)
+}
+
+fn findings(output: &Map<String, Value>, add: &mut impl FnMut(&str)) {
     let text = |name: &str| output.get(name).and_then(Value::as_str).unwrap_or_default();
     add(text("summary"));
     if !text("root_cause").is_empty() {
@@ -258,4 +290,40 @@ fn prefixed(text: &str, step: &str, is_prefixed: bool) -> String {
         return text.to_owned();
     }
     text.lines().map(|line| format!("[{step}] {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_cut_from_the_output_is_printed_whole() {
+        let blobs = Blobs::in_memory();
+        let all = "1\n2\n3\n4\n";
+        let kept = json!(blobs.put(all.into()).await.unwrap());
+        let mut output = json!({
+            "stdout": "1\n… [4 bytes cut; the whole is in stdout_ref] …\n4\n", "stdout_ref": kept, "stderr": "hm",
+        });
+        assert_eq!(
+            printed(&blobs, Some(&output), Some("exit code 1"), None).await,
+            "1\n2\n3\n4\nhm\nerror: exit code 1\n"
+        );
+
+        output["stdout"] = json!("1\n… [90 bytes cut; the first 8 of 99 bytes are in stdout_ref] …\n49\n");
+        let cut = "\n… [what came then was too much to be kept; this is its end] …\n49\nhm\n";
+        assert_eq!(
+            printed(&blobs, Some(&output), None, None).await,
+            format!("{all}{cut}")
+        );
+
+        // Once the object store has forgotten it, what the record has is all there is.
+        output["stdout_ref"]["sha256"] = json!("0".repeat(64));
+        assert_eq!(
+            printed(&blobs, Some(&output), None, None).await,
+            format!("{}hm\n", output["stdout"].as_str().unwrap())
+        );
+    }
 }
