@@ -375,7 +375,7 @@ partial (timeout) · scripted, without a model · 2 turns · 10 tokens read, 5 w
     /// The wire's own spelling of a step's state.
     fn states_as_written(mut steps: Value) -> Value {
         for step in steps.as_array_mut().unwrap() {
-            step["status"] = json!(protocol::StepStatus::Succeeded);
+            step["status"] = json!(StepStatus::Succeeded);
         }
         steps
     }
