@@ -176,9 +176,11 @@ impl Condition {
         found
     }
 
-    /// Whether it can never be met, given what is known of the values that it reads.
-    pub(crate) fn can_never_be_met(&self, possible: &dyn Fn(&Path) -> Possible) -> bool {
-        never::reading(&self.root, possible) == Reading::NeverTrue
+    /// Why it can never be met, given what is known of the values that it reads; `None` where it can.
+    pub(crate) fn never_met_since(&self, possible: &dyn Fn(&Path) -> Possible) -> Option<String> {
+        (never::reading(&self.root, possible) == Reading::NeverTrue)
+            .then(|| never::why(&self.root, possible))
+            .flatten()
     }
 
     fn comparisons(&self) -> Vec<&Comparison> {

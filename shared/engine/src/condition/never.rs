@@ -48,6 +48,32 @@ pub(super) fn reading(expr: &Expr, possible: &dyn Fn(&Path) -> Possible) -> Read
     }
 }
 
+/// Which value a condition that can never be met expects in vain, in words.
+pub(super) fn why(expr: &Expr, possible: &dyn Fn(&Path) -> Possible) -> Option<String> {
+    match expr {
+        Expr::And(parts) | Expr::Or(parts) => parts.iter().find_map(|part| why(part, possible)),
+        Expr::Not(inner) => why(inner, possible),
+        Expr::Compare(comparison) => {
+            let known = possible(&comparison.path);
+            let is_settled = of_comparison(comparison, &known) != Reading::Open;
+            match known {
+                Possible::LowerCase if is_settled => {
+                    Some(format!("{} is always in lower case", comparison.path))
+                }
+                Possible::OneOf(values) if is_settled => {
+                    let words: Vec<String> = values.iter().map(plain).collect();
+                    Some(format!("{} can only be {}", comparison.path, words.join(" or ")))
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 fn of_comparison(comparison: &Comparison, possible: &Possible) -> Reading {
     match possible {
         Possible::Anything => Reading::Open,

@@ -26,6 +26,10 @@ pub(super) fn parse(source: &str) -> Result<Expr, ConditionError> {
     match parser.peek() {
         None => Ok(expr),
         Some(TokenKind::Close) => parser.fail("this `)` closes nothing"),
+        Some(TokenKind::Word(word)) if ["and", "or"].iter().any(|known| word.eq_ignore_ascii_case(known)) => {
+            let message = format!("`{word}` is written in lower case: `{}`", word.to_lowercase());
+            parser.fail(&message)
+        }
         Some(TokenKind::Word(_) | TokenKind::Quoted(_)) => {
             parser.fail("only `and` or `or` may follow here; a string with spaces in it stands in quotes")
         }
@@ -122,6 +126,9 @@ impl Parser<'_> {
         }
         let mut segments: Vec<String> = word.split('.').map(str::to_owned).collect();
         let root = segments[0].clone();
+        if root.eq_ignore_ascii_case("not") {
+            return self.fail(&format!("`{word}` is written in lower case: `not`"));
+        }
         if !ROOTS.contains(&root.as_str()) {
             let hint = did_you_mean(&root, "paths start with", &ROOTS);
             return self.fail(&format!("\"{word}\" is not a path to compare; {hint}"));

@@ -148,6 +148,8 @@ fn errors_name_the_place_and_the_remedy() {
             "alert.severity frobs critical",
             "alert.severity == critical && alert.name == x",
             "alert.severity == critical extra",
+            "alert.severity == critical AND alert.name == x",
+            "NOT alert.severity == critical",
             "alert.severity ==",
             "alert.severity == and",
             "alert.severity == alert.name",
@@ -184,6 +186,8 @@ fn errors_name_the_place_and_the_remedy() {
             alert.severity frobs critical  =>  unknown operator "frobs"; the operators are == != < <= > >= in contains matches (at character 16)
             alert.severity == critical && alert.name == x  =>  unknown operator `&&`; write `and` (at character 28)
             alert.severity == critical extra  =>  only `and` or `or` may follow here; a string with spaces in it stands in quotes (at character 28)
+            alert.severity == critical AND alert.name == x  =>  `AND` is written in lower case: `and` (at character 28)
+            NOT alert.severity == critical  =>  `NOT` is written in lower case: `not` (at character 1)
             alert.severity ==  =>  a literal is missing after `==` (at character 18)
             alert.severity == and  =>  a literal is missing after `==`; the word "and" itself stands in quotes (at character 19)
             alert.severity == alert.name  =>  the right side of a comparison is a literal, and `alert.name` is a path; put it in quotes if the text itself is meant (at character 19)

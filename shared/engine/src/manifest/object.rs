@@ -82,12 +82,25 @@ impl<'n> Object<'n> {
         text_of(self.sink, &path, node)
     }
 
-    /// A text that says something.
+    /// A text that says something, where it is there at all.
     pub(super) fn filled_text(&mut self, name: &'static str) -> Option<String> {
+        self.text_that_says(name, "give it a value, or remove it")
+    }
+
+    /// A text that must be there and say something; `remedy` says what it is for.
+    pub(super) fn needed_text(&mut self, name: &'static str, remedy: &str) -> Option<String> {
+        let text = self.text_that_says(name, remedy);
+        if self.take(name).is_none() {
+            self.missing(name, remedy);
+        }
+        text
+    }
+
+    fn text_that_says(&mut self, name: &'static str, remedy: &str) -> Option<String> {
         let text = self.text(name)?;
         if text.trim().is_empty() {
             self.sink
-                .error(&self.path_of(name), "is empty; give it a value, or remove it");
+                .error(&self.path_of(name), format!("is empty; {remedy}"));
             return None;
         }
         Some(text)
@@ -148,18 +161,18 @@ impl<'n> Object<'n> {
 
     pub(super) fn number(&mut self, name: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let (path, node) = self.take(name)?;
-        let value = match &node.shape {
-            Shape::Number(number, _) => number.as_f64(),
-            _ => None,
+        let (value, written) = match &node.shape {
+            Shape::Number(number, text) => (number.as_f64(), text.clone()),
+            _ => (None, node.described().to_string()),
         };
         match value {
             Some(value) if range.contains(&value) => Some(value),
             _ => {
+                let kind = if value.is_some() { "" } else { "a number, " };
                 let message = format!(
-                    "must be a number, {} to {}, not {}",
+                    "must be {kind}{} to {}, not {written}",
                     range.start(),
                     range.end(),
-                    node.described()
                 );
                 self.sink.error_at(&path, node.line, message);
                 None

@@ -352,7 +352,7 @@ spec:
             error: line 21: spec.runtime.llm_config.provider: unknown value "antropic"; did you mean "anthropic"?
             error: line 22: spec.runtime.llm_config.apiKey: a key must not stand in a manifest; put it into a Secret, and name that as api_key_secret
             error: line 23: spec.runtime.llm_config.temprature: unknown field; did you mean "temperature"?
-            error: line 24: spec.runtime.llm_config.temperature: must be a number, 0 to 2, not the number 3
+            error: line 24: spec.runtime.llm_config.temperature: must be 0 to 2, not 3
             error: line 25: spec.runtime.llm_config.max_turns: must be 1 to 200, not 0
             error: line 26: spec.runtime.llm_config.max_tokens: must be a whole number, 1 to 1000000, not 1.5
             error: line 27: spec.runtime.llm_config.endpoint: "ftp://x" is not an address; it begins with https:// or http://
@@ -361,7 +361,7 @@ spec:
             error: line 32: spec.steps[0].comand: unknown field; did you mean "command"?
             error: line 33: spec.steps[0].timeout_minutes: must be 1 to 1440, not 0
             error: line 34: spec.steps[1].name: the name "a" is taken by spec.steps[0]; each step has a name of its own
-            error: line 36: spec.steps[1].goal: is empty; give it a value, or remove it
+            error: line 36: spec.steps[1].goal: is empty; it says what the agent is to find out
             error: line 37: spec.steps[1].tools[0]: unknown tool "kubctl"; did you mean "kubectl"?
             error: line 37: spec.steps[1].tools[1]: unknown tool "prometheus"; did you mean "promql"?
             error: line 37: spec.steps[1].tools[2]: the configuration lists no MCP server "gti"; did you mean "mcp:git"?
@@ -732,9 +732,9 @@ fn warnings_of_what_is_surely_not_meant() {
             warning: line 11: spec.steps[0].command: a line that begins with `-` is a command of its own; end the line before it with ` \`
             warning: line 19: spec.steps[2].condition: `alert.name == ""` compares with an empty string; a value that is not there is unknown, and never equal to it
             warning: line 24: spec.steps[4].tools: has no tools: the agent can look at nothing but its goal
-            warning: line 24: spec.steps[4]: this step and those after it never run: the condition `alert.severity == Critical` of spec.steps[3] can never be met
+            warning: line 24: spec.steps[4]: this step and those after it never run: the condition `alert.severity == Critical` of spec.steps[3] can never be met, since alert.severity is always in lower case
             warning: line 29: spec.steps[5].condition: `steps.think.output.sumary` will not be there; did you mean "summary"?
-            warning: line 31: spec.steps[6]: this step never runs: the condition `steps.list.output.exit_code != 0 and steps.think.output.sumary contains x` of spec.steps[5] can never be met
+            warning: line 31: spec.steps[6]: this step never runs: the condition `steps.list.output.exit_code != 0 and steps.think.output.sumary contains x` of spec.steps[5] can never be met, since steps.list.output.exit_code can only be 0
             warning: line 37: spec.steps[7].condition: `steps.list.output.stdotu` will hardly be there; a cli step's output has "stdout"
             warning: line 37: spec.steps[7].condition: `env.NOPE` does not exist; there are no variables in spec.runtime.environment
             warning: line 37: spec.steps[7].condition: `source.pod` does not exist; an alert's and an invocation's values are under `source.data`

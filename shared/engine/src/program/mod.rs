@@ -375,16 +375,16 @@ impl Compiler<'_> {
             }
             return;
         };
-        if !condition.can_never_be_met(&|path| self.known.possible(path)) {
+        let Some(since) = condition.never_met_since(&|path| self.known.possible(path)) else {
             return;
-        }
+        };
         let which = match on_false {
             OnFalse::SkipRemaining | OnFalse::Fail => "this step and those after it never run",
             OnFalse::SkipNext => "this step never runs",
             OnFalse::Continue => return,
         };
         let message = format!(
-            "{which}: the condition `{}` of {} can never be met",
+            "{which}: the condition `{}` of {} can never be met, since {since}",
             condition.source(),
             draft.path()
         );

@@ -367,9 +367,44 @@ fn syntax_error(source: &str, edits: &edits::Edits, error: &tera::Error) -> Temp
     match error.kind() {
         tera::ErrorKind::SyntaxError(report) => {
             let offset = edits.original(report.span().range.start).min(source.len());
-            TemplateError::at(source, offset, report.message())
+            TemplateError::at(source, offset, expectation(source, offset, report.message()))
         }
         _ => TemplateError::at(source, 0, error.to_string()),
+    }
+}
+
+/// Tera's "Found … but expected …" by what is written at the place, since what Tera found may be ours.
+fn expectation(source: &str, offset: usize, message: &str) -> String {
+    let Some((_, expected)) = message.split_once("but expected ") else {
+        return message.to_owned();
+    };
+    let (before, rest) = source.split_at_checked(offset).unwrap_or((source, ""));
+    let rest = rest.trim_start();
+    let is_at_end = rest.starts_with("}}") || rest.starts_with("%}");
+    let expected = match expected.trim_end_matches('.') {
+        "identifier" | "ident" => "a name",
+        // What is printed stands in our own parentheses, so that theirs is meant only at the very end.
+        ")" | "`)`" if is_at_end => "`)`",
+        ")" | "`)`" | "}}" | "`}}`" => "the end of the expression",
+        several if several.starts_with("one of: ") => "a value",
+        other => other,
+    };
+    let length = rest.find([' ', '\n', ')', '}', '%']).unwrap_or(rest.len()).max(1);
+    let found: String = if is_at_end {
+        rest[..2].to_owned()
+    } else {
+        rest.chars().take(length.min(40)).collect()
+    };
+    let is_value = rest.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '"' | '\''));
+    let hint = match before.trim_end().chars().next_back() {
+        Some('.') if is_value => "; an item of a list is written in brackets, as in `list[0]`",
+        Some('(' | ',') if is_value => "; arguments have names, as in `default(value=\"none\")`",
+        _ => "",
+    };
+    if found.is_empty() {
+        format!("ends where {expected} is expected{hint}")
+    } else {
+        format!("`{found}` stands where {expected} is expected{hint}")
     }
 }
 

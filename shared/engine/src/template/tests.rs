@@ -171,9 +171,35 @@ fn broken_syntax_names_the_line() {
     );
     refused(
         "a\n\n{{ alert.name + }}",
+        expect!["line 3 of the template: `}}` stands where a value is expected"],
+    );
+    refused(
+        "{{ source.data.list.1 }}",
         expect![
-            "line 3 of the template: Found `)` but expected one of: integer, float, string, bool, ident, `-`, `not`, `<`, `{`, `[` or `(`"
+            "line 1 of the template: `1` stands where a name is expected; an item of a list is written in brackets, as in `list[0]`"
         ],
+    );
+    refused(
+        "{{ alert.name | default(\"x\") }}",
+        expect![[
+            r#"line 1 of the template: `"x"` stands where a name is expected; arguments have names, as in `default(value="none")`"#
+        ]],
+    );
+    refused(
+        "{{ source.data. }}",
+        expect!["line 1 of the template: `}}` stands where a name is expected"],
+    );
+    refused(
+        "{{ alert.name = 1 }}",
+        expect!["line 1 of the template: `=` stands where the end of the expression is expected"],
+    );
+    refused(
+        "{{ (alert.name }}",
+        expect!["line 1 of the template: `}}` stands where `)` is expected"],
+    );
+    refused(
+        "{{ .alert.name }}",
+        expect!["line 1 of the template: `.alert.name` stands where a value is expected"],
     );
     refused(
         "{% if alert.name %}x",

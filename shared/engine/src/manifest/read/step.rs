@@ -118,17 +118,8 @@ fn timeout(object: &mut Object) -> u64 {
     }
 }
 
-/// The text that a step is about; empty and missing are different mistakes.
-fn needed(object: &mut Object, name: &'static str, remedy: &str) -> Option<String> {
-    let text = object.filled_text(name);
-    if object.take(name).is_none() {
-        object.missing(name, remedy);
-    }
-    text
-}
-
 fn cli(object: &mut Object) -> Option<CliStep> {
-    let command = needed(object, "command", "it is the line that the shell runs");
+    let command = object.needed_text("command", "it is the line that the shell runs");
     let image = image(object);
     let env = object.texts("env");
     check_variables(object, "env", &env);
@@ -182,7 +173,7 @@ fn is_quantity(text: &str) -> bool {
 }
 
 fn agent(object: &mut Object, policy: &Policy) -> Option<AgentStep> {
-    let goal = needed(object, "goal", "it says what the agent is to find out");
+    let goal = object.needed_text("goal", "it says what the agent is to find out");
     let tools = tools(object, policy);
     let llm_config = object
         .object("llm_config")
@@ -272,7 +263,7 @@ fn conditional(object: &mut Object) -> Option<ConditionalStep> {
             object.sink.error(&path, message);
             None
         }
-        _ => needed(object, "condition", "write as in `alert.severity == critical`"),
+        _ => object.needed_text("condition", "write as in `alert.severity == critical`"),
     };
     let choices = [
         ("skip_remaining", OnFalse::SkipRemaining),
