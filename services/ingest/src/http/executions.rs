@@ -17,6 +17,9 @@ use super::{Answer, App, Call, json, problem::Problem};
 /// Fewest characters of a shortened id.
 const PREFIX_CHARS_MIN: usize = 4;
 
+/// Most bytes of large bodies in one answer; what is beyond stays a reference with its preview.
+const OUTPUTS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// A page of executions.
 pub async fn list(app: Arc<App>, call: Call) -> Answer {
     let status = call.query.text("status");
@@ -63,15 +66,45 @@ pub async fn progress(app: Arc<App>, call: Call) -> Answer {
     json(StatusCode::OK, &body)
 }
 
-/// What one left.
+/// What one left. Large bodies are kept beside the record; here they were asked for, so here they are whole.
 pub async fn outputs(app: Arc<App>, call: Call) -> Answer {
-    let outputs = found(&app, call.path("id")).await?.outputs.unwrap_or(Value::Null);
-    // Large ones are kept beside the record; here they were asked for, so here they are whole.
-    let whole = match outputs.get("blob") {
-        Some(blob) if outputs.get("preview").is_some() => whole(&app.blobs, blob).await,
-        Some(_) | None => None,
+    let mut outputs = found(&app, call.path("id")).await?.outputs.unwrap_or(Value::Null);
+    let mut left = OUTPUTS_BYTES_MAX;
+    make_whole(&app.blobs, &mut outputs, &mut left).await;
+    let parts = match &mut outputs {
+        Value::Object(parts) => parts,
+        _ => return json(StatusCode::OK, &outputs),
     };
-    json(StatusCode::OK, &whole.unwrap_or(outputs))
+    // The one of the step that failed first: it is what is looked for.
+    if let Some(failed) = parts.get_mut("failed_step_output") {
+        make_whole(&app.blobs, failed, &mut left).await;
+    }
+    for of_steps in ["steps", "outputs"] {
+        for output in parts
+            .get_mut(of_steps)
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flatten()
+        {
+            make_whole(&app.blobs, output.1, &mut left).await;
+        }
+    }
+    json(StatusCode::OK, &outputs)
+}
+
+/// Puts the body in place of a reference to it, where it can be read and is within what is `left` of the answer.
+async fn make_whole(blobs: &Blobs, output: &mut Value, left: &mut u64) {
+    let (Some(blob), Some(_)) = (output.get("blob"), output.get("preview")) else {
+        return;
+    };
+    let bytes = blob.get("bytes").and_then(Value::as_u64).unwrap_or(u64::MAX);
+    let Some(rest) = left.checked_sub(bytes) else {
+        return;
+    };
+    if let Some(whole) = whole(blobs, blob).await {
+        *output = whole;
+        *left = rest;
+    }
 }
 
 /// A large body that a record refers to; `None` where it cannot be read.

@@ -112,14 +112,18 @@ impl<'w> Play<'w> {
     }
 
     async fn done(&self, index: usize, stdout: &str) {
-        let now = self.world.log.now();
         let output =
             json!({ "stdout": stdout, "stderr": "", "exit_code": 0, "command": "echo", "duration_ms": 1 });
+        self.done_with(index, Body::Inline(output)).await;
+    }
+
+    async fn done_with(&self, index: usize, output: Body) {
+        let now = self.world.log.now();
         let done = Done {
             step: self.steps[index].clone(),
             attempt: Attempt::FIRST,
             outcome: Outcome::Succeeded,
-            output: Some(Body::Inline(output)),
+            output: Some(output),
             started_at: now,
             completed_at: now,
             runner: "test".into(),
@@ -574,6 +578,42 @@ async fn events_are_history_then_live_until_the_end() {
     assert_eq!(
         answered(world.get(&format!("/api/v1/executions/{id}/progress")), 200).await["percent"],
         100
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_have_large_bodies_whole() {
+    let world = World::with_records("").await;
+    let id = id_of(&answered(yaml(&world, "/api/v1/executions", TWO_STEPS), 202).await);
+    let play = Play::new(&world, id, &["first", "second"]);
+    let large = json!({ "stdout": "x".repeat(70_000), "exit_code": 0 });
+    let blobs = bus::Blobs::open(&world.connection).await.unwrap();
+    let blob = blobs.put(large.to_string().into()).await.unwrap();
+    let preview = json!({ "stdout": "xx…", "exit_code": 0 });
+    play.dispatch(0).await;
+    play.done_with(
+        0,
+        Body::Blob {
+            blob: blob.clone(),
+            preview: preview.clone(),
+        },
+    )
+    .await;
+    play.dispatch(1).await;
+    play.done(1, "two\n").await;
+    play.end().await;
+    let outputs = until("the record has the end", || async {
+        let outputs = answered(world.get(&format!("/api/v1/executions/{id}/outputs")), 200).await;
+        (!outputs.is_null()).then_some(outputs)
+    })
+    .await;
+    assert_eq!(outputs["steps"]["first"], large);
+    assert_eq!(outputs["steps"]["second"]["stdout"], "two\n");
+    // The record itself stays small.
+    let view = answered(world.get(&format!("/api/v1/executions/{id}")), 200).await;
+    assert_eq!(
+        view["steps"][0]["output"],
+        json!({ "blob": blob, "preview": preview })
     );
 }
 
