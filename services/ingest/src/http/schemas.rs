@@ -237,7 +237,19 @@ fn made() -> Vec<(&'static str, Value)> {
         "type": "object",
         "properties": {
             "source": { "type": "object", "properties": { "data": { "type": "object" } }, "additionalProperties": false },
-            "alert": { "type": "object" },
+            "alert": {
+                "type": "object",
+                "properties": {
+                    "name": or_null(&text()),
+                    "severity": or_null(&text()),
+                    "status": or_null(&text()),
+                    "fingerprint": or_null(&text()),
+                    "starts_at": or_null(&text()),
+                    "labels": or_null(&json!({ "type": "object" })),
+                    "annotations": or_null(&json!({ "type": "object" })),
+                },
+                "additionalProperties": false,
+            },
         },
         "additionalProperties": false,
     });

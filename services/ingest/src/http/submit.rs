@@ -153,21 +153,42 @@ struct GivenSource {
 
 impl GivenInput {
     /// `own` with this over it.
-    fn over(self, own: Input) -> Input {
+    fn over(self, own: Input) -> Result<Input, Problem> {
         let Input { mut data, alert } = own;
         data.extend(self.source.unwrap_or_default().data);
-        let alert = match (alert, self.alert) {
+        let given = self.alert.map(given_alert).transpose()?;
+        let alert = match (alert, given) {
             (Some(mut own), Some(given)) => {
                 own.extend(given);
                 Some(own)
             }
             (own, given) => own.or(given),
         };
-        Input {
+        Ok(Input {
             data,
             alert: alert.map(written_alert),
-        }
+        })
     }
+}
+
+/// What templates know of an alert, and nothing beside it: a part that is misspelt here would be missing there.
+/// Null counts as absent.
+fn given_alert(mut given: Map<String, Value>) -> Result<Map<String, Value>, Problem> {
+    given.retain(|_, value| !value.is_null());
+    for (part, value) in &given {
+        let wanted = match part.as_str() {
+            "name" | "severity" | "status" | "fingerprint" | "starts_at" if value.is_string() => continue,
+            "labels" | "annotations" if value.is_object() => continue,
+            "name" | "severity" | "status" | "fingerprint" | "starts_at" => "must be a string",
+            "labels" | "annotations" => "must be an object of names and values",
+            _ => {
+                "is no part of an alert; they are name, severity, status, fingerprint, starts_at, labels, annotations"
+            }
+        };
+        let shown: String = part.chars().take(80).collect();
+        return Err(Problem::bad_request(format!("input.alert.{shown} {wanted}")));
+    }
+    Ok(given)
 }
 
 async fn submission(app: &App, call: &Call) -> Result<Submission, Problem> {
@@ -206,7 +227,7 @@ fn manifest_with(admitted: Admitted, input: GivenInput) -> Result<Submission, Pr
         namespace,
         workflow,
         spec: canonical(&admitted.workflow.spec)?,
-        input: input.over(admitted.input.unwrap_or_default()),
+        input: input.over(admitted.input.unwrap_or_default())?,
         warnings: admitted.warnings.iter().map(ToString::to_string).collect(),
     })
 }
@@ -232,7 +253,7 @@ async fn invoked(app: &App, invocation: Invocation) -> Result<Submission, Proble
         namespace,
         workflow,
         spec: canonical(&known.workflow.spec)?,
-        input: invocation.input.over(Input::default()),
+        input: invocation.input.over(Input::default())?,
         warnings: Vec::new(),
     })
 }

@@ -384,6 +384,18 @@ async fn definitions_are_applied_invoked_and_deleted() {
     )
     .await;
 
+    for (alert, words) in [
+        (
+            json!({ "severty": "low" }),
+            "input.alert.severty is no part of an alert",
+        ),
+        (json!({ "name": 5 }), "input.alert.name must be a string"),
+        (json!({ "labels": "pod" }), "input.alert.labels must be an object"),
+    ] {
+        let misspelt = json!({ "workflow": "crash", "input": { "alert": alert } });
+        refused(invoke(misspelt), 400, words).await;
+    }
+
     // A manifest with input beyond its own, as the command line sends it.
     let with_input = json!({ "manifest": TWO_STEPS, "input": { "source": { "data": { "more": 1 } } } });
     answered(invoke(with_input).header("user-agent", "fist/0.1.0"), 202).await;
