@@ -4,6 +4,7 @@
 //! - It holds no truth: everything it has in mind can be read from the log again.
 //! - Any number of schedulers may run; the compare-and-set on each lane makes one of them the one that answers.
 
+mod counted;
 mod definitions;
 mod executions;
 mod facts;
@@ -18,7 +19,9 @@ use engine::{Rules, fixgate::Gate};
 use service::{Config, Fatal, Metrics, Service, config::FixMode};
 use tokio_util::sync::CancellationToken;
 
-use crate::{definitions::Definitions, executions::Executions, facts::Facts, timers::Timers};
+use crate::{
+    counted::Counted, definitions::Definitions, executions::Executions, facts::Facts, timers::Timers,
+};
 
 /// Runs the service until its shutdown.
 ///
@@ -72,9 +75,18 @@ pub async fn decide_facts<L: Log>(
         rules,
         executions: Executions::new(states_max),
         definitions: Definitions::default(),
+        metrics: metrics.clone(),
+    };
+    let facts = Counted {
+        handler: facts,
+        consumer: topology::SCHEDULER.name,
+        metrics: metrics.clone(),
+    };
+    let timers = Counted {
+        handler: Timers { log: log.clone() },
+        consumer: topology::TIMERS.name,
         metrics,
     };
-    let timers = Timers { log: log.clone() };
     // Either ends the other: half a scheduler would look alive and let executions wait.
     let both = shutdown.child_token();
     let answering = async {
