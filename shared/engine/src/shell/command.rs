@@ -95,6 +95,8 @@ pub(super) struct Command {
     is_put_together: bool,
     /// A word that is no option came behind such a name, so that a shell would run that file.
     has_operand: bool,
+    /// The code it was given evaluates its arguments.
+    pub evaluates_arguments: bool,
     /// It prints the words it is given.
     pub prints_words: bool,
     /// It is a program that only reads and prints text.
@@ -180,6 +182,7 @@ impl Command {
             has_operand: false,
             is_text_tool: false,
             prints_words: false,
+            evaluates_arguments: false,
         }
     }
 
@@ -244,6 +247,7 @@ impl Command {
                 }
                 _ => Ok(()),
             },
+            Mode::Program(reading) if self.evaluates_arguments => Err(read_twice(reading.listed())),
             Mode::Program(reading) => reading.check_value(word),
             Mode::Refused(reason) => Err((*reason).to_owned()),
             Mode::ForName => {
@@ -559,6 +563,19 @@ impl Command {
     /// Whether a word names a variable that is filled from the input.
     pub fn fills_variables(&self) -> bool {
         matches!(&self.mode, Mode::Program(reading) if matches!(reading.name, "read" | "mapfile" | "readarray" | "getopts"))
+    }
+
+    /// What of this word is a shell's code, and the template's own.
+    pub fn code<'w>(&self, word: &'w Word) -> Option<&'w str> {
+        match &self.mode {
+            Mode::Program(reading) if reading.takes_shell_code(word) => word.literal(),
+            _ => None,
+        }
+    }
+
+    /// Whether words behind the code are its arguments.
+    pub fn passes_arguments(&self) -> bool {
+        matches!(&self.mode, Mode::Program(reading) if reading.is_shell())
     }
 
     /// Whether what this command reads is run as code.

@@ -22,6 +22,8 @@ use super::programs;
 
 /// Nesting of quotes and expansions; deeper is not followed.
 const FRAMES_MAX: usize = 32;
+/// Walks through the code of `sh -c` until no further variable is found to hold a value.
+const INNER_WALKS_MAX: usize = 8;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Machine {
@@ -42,8 +44,11 @@ pub(super) struct Machine {
     /// A `|` came behind a value, which may be what goes through it.
     pipes_value: bool,
     defines_functions: bool,
-    /// The name in progress behind what is not followed.
+    /// The name in progress behind what is not followed, and whether a `|` stands in front of it.
     lost_name: String,
+    lost_pipe: bool,
+    /// This is code inside a command, of which only what it evaluates matters.
+    is_inner: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +137,8 @@ impl Machine {
             pipes_value: false,
             defines_functions: false,
             lost_name: String::new(),
+            lost_pipe: false,
+            is_inner: false,
         }
     }
 
@@ -146,6 +153,33 @@ impl Machine {
             tainted,
             ..Self::new()
         }
+    }
+
+    /// Whether `code`, which a command of its own runs, evaluates a variable that holds a value.
+    fn check_inner(&self, code: &str, with_arguments: bool) -> Result<(), String> {
+        let mut tainted: BTreeMap<String, Taint> =
+            self.tainted.keys().map(|name| (name.clone(), MADE)).collect();
+        if with_arguments {
+            tainted.extend(ARGUMENTS.map(|name| (name.to_owned(), MADE)));
+        }
+        for _ in 0..INNER_WALKS_MAX {
+            let mut inner = Self {
+                tainted: tainted.clone(),
+                has_value: true,
+                is_inner: true,
+                ..Self::new()
+            };
+            if !inner.holds_in_variables() {
+                return Ok(());
+            }
+            code.chars().chain(['\n']).try_for_each(|c| inner.text(c))?;
+            let known = tainted.len();
+            tainted.extend(inner.tainted.into_keys().map(|name| (name, MADE)));
+            if tainted.len() == known {
+                return Ok(());
+            }
+        }
+        Err("it hands a value on from variable to variable, too often to follow".to_owned())
     }
 
     /// The variables that hold values.
@@ -293,7 +327,7 @@ impl Machine {
     /// in an expansion that is not over, or in a variable that may be read behind this.
     fn lose(&mut self, what: &'static str) -> Result<(), String> {
         self.lost = Some(what);
-        if self.has_value && self.holds_in_variables() {
+        if self.has_value && self.holds_in_variables() && !self.is_inner {
             return Err(format!(
                 "{what} may not follow where a variable holds a value, since what becomes of that variable cannot be told; write it in a way that every shell reads alike"
             ));
@@ -317,9 +351,13 @@ impl Machine {
     /// Behind what is not followed, a value that stands in front of it may still be piped into a
     /// program that runs it: any such name is refused.
     fn text_behind_lost(&mut self, c: char) -> Result<(), String> {
-        if !self.has_value {
+        if !self.has_value || self.is_inner {
             return Ok(());
         }
+        if self.lost_pipe && matches!(c, '$' | '`') {
+            return Err(INPUT_IS_CODE.to_owned());
+        }
+        self.lost_pipe = c == '|' || self.lost_pipe && " \t\n\"'({".contains(c);
         if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') {
             if self.lost_name.len() < 32 {
                 self.lost_name.push(c);

@@ -54,7 +54,7 @@ impl Reading {
     }
 
     /// Whether the code of `-c` is the first operand, as in a shell, and not the next word.
-    fn is_shell(&self) -> bool {
+    pub fn is_shell(&self) -> bool {
         self.program.names[0] == "sh"
     }
 
@@ -134,6 +134,13 @@ impl Reading {
             }
         }
         Err("a value cannot be an option's name; write the option out".to_owned())
+    }
+
+    /// Whether this word is code of the shell's: all of it, not one of the words of `eval echo x`.
+    pub fn takes_shell_code(&self, word: &Word) -> bool {
+        let is_option = self.expects_options() && word.text.starts_with(['-', '+']);
+        let is_first = self.operands == 0 && matches!(self.name, "eval" | "trap");
+        !is_option && (is_first || self.is_shell() && self.code_due && self.args_due == 0)
     }
 
     fn is_test(&self) -> bool {

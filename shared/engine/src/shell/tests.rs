@@ -652,7 +652,7 @@ fn expansions_and_what_shells_differ_in() {
             echo $( (echo {{v}}) | cat)
               => echo $( (echo 'V') | cat)
             echo $((1 + $(printf %s {{v}})))
-              => echo $((1 + $(printf %s 'V')))
+              => invalid: inside `$(( ))` the shell evaluates what a command prints of a value; only a whole number can stand there: $(( {{ v }} + 1 ))
             diff <(echo {{v}}) x
               => invalid: no value may follow `<( )`, which not every shell has
             echo @(a|{{v}})

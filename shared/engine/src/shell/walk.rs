@@ -35,7 +35,12 @@ pub(crate) fn check(nodes: &[Node], source: &str) -> Vec<TemplateError> {
         let mut walk = Walk::new(source);
         let ended = walk.nodes(nodes, vec![Machine::with_tainted(&tainted)]);
         let known = tainted.len();
-        tainted.extend(ended.iter().flat_map(Machine::tainted).cloned());
+        for state in &ended {
+            let mut state = state.clone();
+            // The last word may be the one that gives a value to a variable; errors come later.
+            let _ = state.finish();
+            tainted.extend(state.tainted().cloned());
+        }
         if tainted.len() == known {
             break (walk, ended);
         }

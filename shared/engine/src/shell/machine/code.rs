@@ -246,6 +246,21 @@ impl Machine {
         if code.command.fills_variables() && word.literal().is_some_and(programs::is_read_by_the_shell) {
             return self.lose("a variable of the shell's own that is filled from the input");
         }
+        if code.command.fills_variables() && word.is_dynamic {
+            return self.lose("a variable whose name is put together");
+        }
+        if let Some(inner) = code.command.code(&word) {
+            let (inner, arguments) = (inner.to_owned(), code.command.passes_arguments());
+            let checked = self.check_inner(&inner, false);
+            let evaluates = arguments && self.check_inner(&inner, true).is_err();
+            if let Some(code) = self.code() {
+                code.command.evaluates_arguments = evaluates;
+            }
+            checked.map_err(|error| format!("the code in this command: {error}"))?;
+        }
+        let Some(Frame::Code(code)) = self.frames.last_mut() else {
+            return Ok(());
+        };
         let event = code.command.word(&word);
         if code.command.fills_variables() {
             for name in FILLED_UNNAMED {
@@ -299,7 +314,7 @@ impl Machine {
     /// A command ends at `operator`.
     pub(super) fn end_command(&mut self, operator: &str) -> Result<(), String> {
         self.end_word()?;
-        let (has_value, pipes_value) = (self.has_value, self.pipes_value);
+        let (has_value, pipes_value, is_inner) = (self.has_value, self.pipes_value, self.is_inner);
         let Some(code) = self.code() else {
             return Ok(());
         };
@@ -307,7 +322,8 @@ impl Machine {
             return self.lose("a redirection without a target");
         }
         let may_run_input = code.command.may_run_input(pipes_value);
-        if code.command.runs_input() || may_run_input {
+        // Of code inside a command the input is another matter: see `Reading::may_run_input`.
+        if !is_inner && (code.command.runs_input() || may_run_input) {
             let (reads_heredoc, is_certain) = (code.command.reads_heredoc, code.command.runs_input());
             if !reads_heredoc && (has_value && is_certain || pipes_value) {
                 return Err(INPUT_IS_CODE.to_owned());

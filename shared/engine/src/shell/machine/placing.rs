@@ -12,10 +12,10 @@ impl Machine {
         let Some(taint) = self.taint_of(name) else {
             return Ok(());
         };
-        self.check_parameters()?;
         if matches!(self.frames.last(), Some(Frame::Arithmetic(_))) {
             return Err(evaluated(name));
         }
+        self.check_around()?;
         let is_bare = self.is_in_code();
         let innermost = self
             .frames
@@ -79,13 +79,19 @@ impl Machine {
         self.tainted.get(if is_argument { "1" } else { name }).copied()
     }
 
-    /// `${x:=…}` would give what it holds to `x`, unseen.
-    fn check_parameters(&self) -> Result<(), String> {
-        let assigns = |frame: &Frame| matches!(frame, Frame::Parameter { text } if text.contains('='));
-        if self.frames.iter().any(assigns) {
-            return Err(
-                "a value cannot be given to a variable inside `${ }`; write it out: x={{ v }}".to_owned(),
-            );
+    /// Refuses what holds a value inside `${ }` and `$(( ))`, where the shell may evaluate it, or
+    /// give it to a variable unseen.
+    fn check_around(&self) -> Result<(), String> {
+        for (index, frame) in self.frames.iter().enumerate() {
+            match frame {
+                Frame::Parameter { text } if !is_harmless_parameter(text) => {
+                    return Err("inside such a `${ }` a value could be evaluated, or be given to a variable; keep it out: x={{ v }}".to_owned());
+                }
+                Frame::Arithmetic(_) if self.frames[index..].iter().any(is_substitution) => {
+                    return Err("inside `$(( ))` the shell evaluates what a command prints of a value; only a whole number can stand there: $(( {{ v }} + 1 ))".to_owned());
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -181,7 +187,6 @@ impl Machine {
 
     /// The lists around this one: their words hold the value too, by what becomes of it.
     pub(super) fn mark_enclosing(&mut self) -> Result<(), String> {
-        self.check_parameters()?;
         let innermost = self
             .frames
             .iter()
@@ -190,6 +195,7 @@ impl Machine {
             .frames
             .last()
             .is_some_and(|frame| matches!(frame, Frame::Code(_) | Frame::Single { .. } | Frame::Double));
+        self.check_around()?;
         let made = self.made_of_it(innermost, is_own)?;
         for (index, frame) in self.frames.iter_mut().enumerate() {
             match frame {
@@ -239,4 +245,11 @@ impl Machine {
             begins_option: false,
         })
     }
+}
+
+/// Whether `${text` only replaces or cuts what the variable holds, with no arithmetic in it.
+fn is_harmless_parameter(text: &str) -> bool {
+    let rest = text.trim_start_matches(|c: char| is_name_character(c) || matches!(c, '@' | '*' | '?'));
+    let rest = rest.strip_prefix(':').unwrap_or(rest);
+    rest.starts_with(['-', '+', '?']) || (rest.starts_with(['#', '%']) && !text.contains(':'))
 }
