@@ -174,6 +174,13 @@ impl<L: Log> Facts<L> {
             }),
             Err(error) => Err(match (contradiction(&error, deliveries), error) {
                 (Failure::Reject { reason }, ReplayError::Inconsistent(_)) => Stuck::Execution(reason),
+                // Its start has aged out of the log while a step was at work. Who only asks for something, such
+                // as a cancel, may mean an execution that never was.
+                (Failure::Reject { reason }, ReplayError::NoStart)
+                    if matches!(observed.fact, Fact::Done(_) | Fact::Timer(_) | Fact::Dead(_)) =>
+                {
+                    Stuck::Execution(reason)
+                }
                 (failure, _) => Stuck::Fact(failure),
             }),
         }

@@ -343,6 +343,15 @@ async fn a_runner_that_never_reports() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_result_after_the_start_has_aged_out() {
+    let world = World::new();
+    world
+        .write(&world.done_subject("one"), &Fact::Done(World::done("one")))
+        .await;
+    has_failed(&world.end().await, None, "the log holds no start fact");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_execution_that_never_was_gets_no_lane() {
     let world = World::new();
     world.cancel().await;
