@@ -728,7 +728,8 @@ async fn dead_letters_are_read_newest_first() {
         let letter = protocol::DeadLetter {
             stream: "FIST_LOG".into(),
             seq,
-            subject: format!("fist.fact.default.{seq}.start"),
+            subject: Subject::Start(Namespace::default(), ExecutionId::derive(&[&seq.to_string()]))
+                .to_string(),
             written_at: world.log.now(),
             consumer: "scheduler".into(),
             reason: "it cannot be read".into(),
