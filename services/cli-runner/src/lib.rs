@@ -70,13 +70,13 @@ pub async fn serve<E: Executor>(service: Service, executor: E) -> Result<(), Fat
         started_gated: StartedGated::default(),
     };
     let options = Consume::from_config(&service.config, service.config.cli.concurrency);
-    let gated_time = options.drain / 2;
+    let drain = options.drain;
     let outcome = tokio::select! {
         outcome = perform(&tasks, options, Arc::new(runner)) => outcome,
         (never, ..) = async {
             tokio::join!(
                 look_after(&service, &attached.log, &[topology::CLI]),
-                release.follow(&tasks.shutdown, gated_time),
+                release.follow(&tasks.shutdown, drain),
                 sweep_regularly(executor.as_ref(), &tasks.shutdown),
             )
         } => match never {},

@@ -31,11 +31,14 @@ impl Release {
         }
     }
 
-    /// Once the process ends, lets ordinary commands go at once, and gated ones after `gated_time`.
-    pub async fn follow(&self, shutdown: &CancellationToken, gated_time: Duration) {
+    /// Once the process ends: most commands are over in a moment, and running them again at the next start
+    /// would do their effects twice, so ordinary ones are let go after a quarter of `drain`. Gated ones get half
+    /// of it.
+    pub async fn follow(&self, shutdown: &CancellationToken, drain: Duration) {
         shutdown.cancelled().await;
+        tokio::time::sleep(drain / 4).await;
         self.ordinary.cancel();
-        tokio::time::sleep(gated_time).await;
+        tokio::time::sleep(drain / 4).await;
         self.gated.cancel();
     }
 }

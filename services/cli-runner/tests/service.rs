@@ -416,6 +416,20 @@ async fn a_shutdown_hands_commands_back_and_lets_gated_ones_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_ends_soon_after_the_shutdown_began_is_not_run_again() {
+    let bench = Bench::new().await;
+    let first = bench.runner("a").await;
+    let brief = bench.task("brief", "echo x >>@/ran; until [ -e @/go ]; do sleep 0.05; done");
+    bench.dispatch(&brief).await;
+    until("it runs", || bench.lines("ran") == 1).await;
+    first.service.shutdown.cancel();
+    fs::write(bench.file("go"), "").unwrap();
+    assert_eq!(bench.done(&brief).await.outcome, Outcome::Succeeded);
+    first.stop().await;
+    assert_eq!(bench.lines("ran"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gated_command_that_outlasts_the_shutdown_is_unknown() {
     let bench = Bench::new().await;
     let runner = bench.runner("a").await;
