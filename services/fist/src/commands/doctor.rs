@@ -193,7 +193,7 @@ async fn nats(config: &Config, is_named: bool, checks: &mut Checks) {
         }
         return;
     }
-    match Connection::open(&up::bus_settings(config, "fist doctor", CONNECT_MAX)).await {
+    match Connection::open(&up::bus_settings(config, "doctor", CONNECT_MAX)).await {
         Ok(connection) => {
             let version = connection.server_version();
             checks.add(

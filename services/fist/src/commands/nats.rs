@@ -21,7 +21,7 @@ pub async fn init(asked: NatsInit) -> Outcome {
     if let Some(url) = asked.nats {
         config.nats.url = url;
     }
-    let settings = up::bus_settings(&config, "fist nats init", CONNECT_MAX);
+    let settings = up::bus_settings(&config, "nats init", CONNECT_MAX);
     let connection = Connection::open(&settings).await.map_err(|error| match error {
         bus::ConnectError::Settings { .. } => Failure::misuse(error.to_string()),
         error => Failure::no_server(error.to_string()),

@@ -127,7 +127,7 @@ async fn with_nats(
 }
 
 async fn set_up(config: &Config) -> Result<(), Failure> {
-    let connection = Connection::open(&bus_settings(config, "fist up", CONNECT_MAX))
+    let connection = Connection::open(&bus_settings(config, "up", CONNECT_MAX))
         .await
         .map_err(|error| Failure::failed(error.to_string()))?;
     let outcome = init(&connection, config).await;
@@ -146,21 +146,11 @@ pub async fn init(connection: &Connection, config: &Config) -> Result<(), Topolo
     topology::init_store_writer(connection, &durable, &sizes).await
 }
 
-/// How to reach the NATS server of this configuration.
+/// How to reach the NATS server of this configuration, within `deadline`.
 pub fn bus_settings(config: &Config, name: &str, deadline: Duration) -> Settings {
-    let nats = &config.nats;
-    let password = nats
-        .password
-        .as_ref()
-        .map(|password| password.expose().to_owned());
     Settings {
-        url: nats.url.clone(),
-        credentials_file: nats.credentials_file.clone(),
-        user_and_password: nats.user.clone().zip(password),
-        tls_ca_file: nats.tls_ca_file.clone(),
-        client_name: name.to_owned(),
-        attempt_time: Duration::from_millis(nats.connect_timeout_ms),
         deadline,
+        ..bus::attach::settings(&config.nats, name)
     }
 }
 
