@@ -4,7 +4,10 @@
 //! - An event is told once, also when the connection broke in between: the stream resumes after the last id.
 //! - A line is never rewritten; what is piped reads as what is seen.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use protocol::Timestamp;
 use serde::Deserialize;
@@ -105,6 +108,8 @@ pub struct Teller {
     width: usize,
     started: HashMap<(String, u32), Timestamp>,
     kinds: HashMap<String, String>,
+    /// Attempts of which lines were told, as they were printed or from the record.
+    lines_told: HashSet<(String, u32)>,
     /// Why the last step that failed did, as it was told.
     step_error: Option<String>,
     /// How it ended, once it has: the state.
@@ -132,7 +137,7 @@ impl Teller {
             "step.completed" => self.step_completed(event),
             "agent.turn" => self.said(event),
             "agent.tool" => self.tool(event),
-            "log.line" if self.shows_logs => self.log_line(event),
+            "log.line" if self.shows_logs && self.is_at_work(event) => self.log_line(event),
             "execution.cancel_requested" => {
                 let reason = one_line(event.message.as_deref().unwrap_or_default(), MESSAGE_CHARS_MAX);
                 vec![self.line(event, &format!("asked to cancel: {reason}"))]
@@ -220,7 +225,8 @@ impl Teller {
             let gap = if rest.is_empty() { "" } else { "  " };
             rest.push_str(&format!("{gap}{}", one_line(message, MESSAGE_CHARS_MAX)));
         }
-        let mut lines = vec![self.step_line(event, status, &rest)];
+        let mut lines = self.recorded_lines(event, &key);
+        lines.push(self.step_line(event, status, &rest));
         if let Some(error) = &event.error {
             lines.extend(self.below(error, Tone::Bad));
             self.step_error = Some(error.clone());
@@ -268,9 +274,35 @@ impl Teller {
         lines
     }
 
-    fn log_line(&self, event: &Event) -> Vec<String> {
-        let text = clean(event.message.as_deref().unwrap_or_default());
-        vec![self.detail(&self.style.paint(Tone::Faint, &format!("│ {text}")))]
+    /// Whether the step's end has not been told: lines that come after it were told from the record.
+    fn is_at_work(&self, event: &Event) -> bool {
+        let key = (event.step.clone().unwrap_or_default(), event.attempt.unwrap_or(0));
+        self.started.contains_key(&key) || self.lines_told.contains(&key)
+    }
+
+    fn log_line(&mut self, event: &Event) -> Vec<String> {
+        self.lines_told
+            .insert((event.step.clone().unwrap_or_default(), event.attempt.unwrap_or(0)));
+        vec![self.printed(event.message.as_deref().unwrap_or_default())]
+    }
+
+    fn printed(&self, text: &str) -> String {
+        self.detail(&self.style.paint(Tone::Faint, &format!("│ {}", clean(text))))
+    }
+
+    /// What a step printed, from its record, where none of it was told as it was printed: live lines are lossy,
+    /// and a brief command is over before they can be followed.
+    fn recorded_lines(&self, event: &Event, key: &(String, u32)) -> Vec<String> {
+        if !self.shows_logs || self.lines_told.contains(key) {
+            return Vec::new();
+        }
+        let output = event.more.get("output").unwrap_or(&Value::Null);
+        ["stdout", "stderr"]
+            .iter()
+            .filter_map(|stream| output.get(stream).and_then(Value::as_str))
+            .flat_map(str::lines)
+            .map(|line| self.printed(line))
+            .collect()
     }
 
     fn completed(&mut self, event: &Event) -> Vec<String> {
@@ -403,6 +435,18 @@ mod tests {
   10.0 s  disk Failed
               step explain failed";
         assert_eq!(text, expected.trim_start_matches('\n'));
+    }
+
+    #[test]
+    fn lines_that_nobody_heard_are_told_from_the_record_once() {
+        let text = told(&[
+            json!({"type": "step.started", "at": at(0), "step": "brief", "attempt": 1, "step_type": "cli"}),
+            json!({"type": "step.completed", "at": at(1), "step": "brief", "attempt": 1, "status": "Succeeded",
+                   "output": {"stdout": "fine\n", "stderr": "beware\n", "exit_code": 0}}),
+            json!({"type": "log.line", "at": at(1), "step": "brief", "attempt": 1, "message": "fine", "stream": "stdout"}),
+        ]);
+        assert_eq!(text.matches("│ fine").count(), 1, "{text}");
+        assert_eq!(text.matches("│ beware").count(), 1, "{text}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct Gate {
 }
 
 impl Default for Gate {
-    /// The verbs that SPEC names, and no namespace beside the execution's own.
+    /// The default verbs, and no namespace beside the execution's own.
     fn default() -> Gate {
         let grammars = ALL.iter().filter(|grammar| grammar.is_default).collect();
         Gate {
