@@ -12,7 +12,7 @@ demo: ## an alert, an investigation of this machine, a report: about a minute af
 	@scripts/demo
 
 test: ## every test that needs no cluster; starts what it talks to by itself
-	$(NATS) cargo test --workspace
+	$(NATS) cargo test --workspace --no-fail-fast
 
 sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
 	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-5000}" cargo test --package scheduler --test simulation -- --nocapture
