@@ -232,11 +232,6 @@ impl State {
         &self.start
     }
 
-    /// The definition, compiled.
-    pub fn definition(&self) -> Option<&Arc<Definition>> {
-        self.definition.as_ref().ok()
-    }
-
     /// How far it is.
     pub fn phase(&self) -> Phase {
         self.phase
