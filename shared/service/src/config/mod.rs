@@ -14,6 +14,7 @@ mod docs;
 mod errors;
 mod http;
 mod ingest;
+mod kubernetes;
 mod layers;
 mod log;
 mod nats;
@@ -33,6 +34,7 @@ pub use docs::{Key, keys};
 pub use errors::{ConfigErrors, Problem};
 pub use http::{Health, Http, Shutdown};
 pub use ingest::Ingest;
+pub use kubernetes::Kubernetes;
 pub use log::{Format, Log};
 pub use nats::Nats;
 pub use scheduler::Scheduler;
@@ -73,6 +75,7 @@ pub struct Config {
     pub sources: BTreeMap<String, Source>,
     pub ingest: Ingest,
     pub scheduler: Scheduler,
+    pub kubernetes: Kubernetes,
     pub cli: Cli,
     pub agent: Agent,
     pub llm: Llm,
@@ -175,6 +178,7 @@ impl Config {
             sources: sources::read(&mut layers),
             ingest: Ingest::read(&mut Section::top(&mut layers, "ingest")),
             scheduler: Scheduler::read(&mut Section::top(&mut layers, "scheduler")),
+            kubernetes: Kubernetes::read(&mut Section::top(&mut layers, "kubernetes")),
             cli: Cli::read(&mut Section::top(&mut layers, "cli")),
             agent: Agent::read(&mut Section::top(&mut layers, "agent")),
             llm: Llm::read(&mut Section::top(&mut layers, "llm")),
