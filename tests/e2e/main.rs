@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod examples;
+mod kubernetes;
 mod product;
 mod separate;
 mod tidy;

@@ -43,11 +43,21 @@ pub struct Product {
     processes: Vec<Process>,
     http_ports: Vec<u16>,
     client: reqwest::Client,
+    /// More of each service's environment.
+    environment: Environment,
 }
+
+/// Variables of a service, by its name.
+pub type Environment = Box<dyn Fn(&str) -> Vec<(String, String)>>;
 
 impl Product {
     /// Starts `replicas` of each service; `None`, after one loud line, where there is no PostgreSQL.
     pub async fn start(replicas: usize) -> Option<Self> {
+        Self::start_with(replicas, Box::new(|_| Vec::new())).await
+    }
+
+    /// The same, with more variables for each service.
+    pub async fn start_with(replicas: usize, environment: Environment) -> Option<Self> {
         let postgres = TestPostgres::start()?;
         service::install_crypto();
         let (nats, connection) = TestNats::ready().await;
@@ -65,6 +75,7 @@ impl Product {
                 .timeout(Duration::from_secs(20))
                 .build()
                 .unwrap(),
+            environment,
         };
         for number in 0..replicas {
             for service in [
@@ -118,6 +129,7 @@ impl Product {
             )
             .env("FIST_TOOLS_PROMETHEUS_URL", "http://127.0.0.1:9")
             .env("FIST_TOOLS_CURL_ALLOWED_HOSTS", "127.0.0.1")
+            .envs((self.environment)(service))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -136,6 +148,14 @@ impl Product {
             number,
             child,
         });
+    }
+
+    /// `kill -9` of any process of one of `services`, and the same again.
+    pub fn kill_and_restart_one_of(&mut self, services: &[&str], choice: usize) -> String {
+        let indexes: Vec<usize> = (0..self.processes.len())
+            .filter(|index| services.contains(&self.processes[*index].service))
+            .collect();
+        self.kill_and_restart(indexes[choice % indexes.len()])
     }
 
     /// `kill -9`, and the same again as an orchestrator would start it.

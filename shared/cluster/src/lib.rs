@@ -6,5 +6,6 @@
 
 mod connect;
 pub mod names;
+pub mod testing;
 
 pub use connect::{Cluster, ConnectError, connect};
