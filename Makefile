@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test sim lint fmt deny ci nats-server clean
+.PHONY: help demo test sim lint generate fmt deny ci nats-server clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -20,6 +20,10 @@ sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
 lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+generate: ## write the files that are made of the code
+	cargo run --quiet --package fist -- crd > deploy/crds/workflows.punching-fist.io.yaml.part
+	mv deploy/crds/workflows.punching-fist.io.yaml.part deploy/crds/workflows.punching-fist.io.yaml
 
 fmt: ## format everything
 	cargo fmt --all
