@@ -344,6 +344,9 @@ spec:
             {{- with .mounts }}
             {{- . | nindent 12 }}
             {{- end }}
+            {{- with .values.volumeMounts }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
       volumes:
         - name: config
           configMap:
@@ -355,6 +358,9 @@ spec:
           emptyDir: {sizeLimit: 256Mi}
         {{- with .volumes }}
         {{- . | nindent 8 }}
+        {{- end }}
+        {{- with .values.volumes }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- with .values.nodeSelector }}
       nodeSelector:
