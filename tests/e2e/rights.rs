@@ -2,9 +2,9 @@
 //!
 //! `cluster::testing` says which cluster.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use cluster::testing::TestCluster;
+use cluster::testing::{TestCluster, shell_image};
 
 use crate::chart;
 
@@ -204,15 +204,8 @@ fn can(cluster: &TestCluster, opted_in: &str, account: &str, (words, namespace):
     }
 }
 
-#[test]
-fn each_account_may_what_it_needs_and_no_more() {
-    let Some(cluster) = TestCluster::open("e2e-rights") else {
-        return;
-    };
-    let Some(opted_in) = TestCluster::open("e2e-opted-in") else {
-        return;
-    };
-    let Some(helm) = chart::helm() else { return };
+/// The accounts and rights of the chart, for a release with the namespace's name, and a Secret of the other's.
+fn grant(helm: &Path, cluster: &TestCluster, opted_in: &TestCluster) {
     let secret = format!(
         "agentRunner.apiKeySecrets[0].namespace={},agentRunner.apiKeySecrets[0].name=models",
         opted_in.namespace()
@@ -250,6 +243,18 @@ fn each_account_may_what_it_needs_and_no_more() {
         "{}",
         String::from_utf8_lossy(&applied.stderr)
     );
+}
+
+#[test]
+fn each_account_may_what_it_needs_and_no_more() {
+    let Some(cluster) = TestCluster::open("e2e-rights") else {
+        return;
+    };
+    let Some(opted_in) = TestCluster::open("e2e-opted-in") else {
+        return;
+    };
+    let Some(helm) = chart::helm() else { return };
+    grant(&helm, &cluster, &opted_in);
     let mut wrong = Vec::new();
     let mut asked = 0;
     let mut ask = |account: &str, question: Question, expected: bool| {
@@ -275,4 +280,97 @@ fn each_account_may_what_it_needs_and_no_more() {
         }
     }
     assert!(wrong.is_empty(), "of {asked}: {wrong:#?}");
+}
+
+/// What a step's command may look like once the gate has let it through, and what an investigation asks.
+const DEPLOYMENT: &str = r#"apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: web
+          image: IMAGE
+          imagePullPolicy: IfNotPresent
+          command: [/bin/sh, -c, "echo hello; exec sleep 3600"]
+          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+"#;
+
+#[test]
+fn the_fix_gates_verbs_and_an_investigations_questions_work_with_their_accounts() {
+    let Some(cluster) = TestCluster::open("e2e-verbs") else {
+        return;
+    };
+    let Some(helm) = chart::helm() else { return };
+    grant(&helm, &cluster, &cluster);
+    cluster.apply(&DEPLOYMENT.replace("IMAGE", &shell_image()));
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=2m"]);
+    let pods = cluster.list(&["pods", "-l", "app=web"]);
+    let pod = pods[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let node = pods[0]["spec"]["nodeName"].as_str().unwrap().to_owned();
+    let (host, port) = cluster.server();
+    let run = |account: &str, line: &str| -> Result<String, String> {
+        let account = format!("{}-{account}", cluster.namespace());
+        let config = cluster.kubeconfig_of(&account, &format!("{host}:{port}"));
+        let output = Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(config)
+            .args(line.split(' '))
+            .output()
+            .unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    };
+    for line in [
+        format!("describe pod {pod}"),
+        format!("logs {pod}"),
+        "get events".to_owned(),
+        "get pods -A -o wide".to_owned(),
+        "rollout history deployment/web".to_owned(),
+        "rollout status deployment/web".to_owned(),
+        format!("describe node {node}"),
+        "describe deployment web".to_owned(),
+        "auth can-i get pods".to_owned(),
+        "api-resources".to_owned(),
+    ] {
+        for account in ["investigator", "cli"] {
+            run(account, &line).unwrap_or_else(|error| panic!("{account}: {line}: {error}"));
+        }
+    }
+    for line in [
+        "rollout restart deployment/web".to_owned(),
+        "rollout undo deployment/web".to_owned(),
+        "scale deployment/web --replicas=2".to_owned(),
+        "scale deployment/web --current-replicas=2 --replicas=1".to_owned(),
+        // Others use the node.
+        format!("cordon {node} --dry-run=server"),
+        format!("uncordon {node} --dry-run=server"),
+    ] {
+        run("fix", &line).unwrap_or_else(|error| panic!("fix: {line}: {error}"));
+        let refused = run("cli", &line);
+        assert!(
+            refused.is_err() || line.contains("cordon"),
+            "cli: {line}: {refused:?}"
+        );
+    }
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=2m"]);
+    let pods = cluster.list(&["pods", "-l", "app=web"]);
+    let pod = pods[0]["metadata"]["name"].as_str().unwrap();
+    // Waits until it is gone, as kubectl does where nobody says otherwise.
+    let deleted = format!("delete pod {pod} --timeout=60s");
+    run("fix", &deleted).unwrap_or_else(|error| panic!("fix: {deleted}: {error}"));
+    for line in ["get secrets", "exec deployment/web -- true", "get configmaps"] {
+        let refused = run("fix", line).expect_err(line);
+        assert!(refused.contains("orbidden"), "fix: {line}: {refused}");
+    }
+    let refused = run("investigator", "get secrets").expect_err("get secrets");
+    assert!(refused.contains("orbidden"), "{refused}");
 }
