@@ -8,7 +8,6 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -27,6 +26,9 @@ const READY_WITHIN: &str = "5m";
 
 /// How often the cluster is asked again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long kubectl may take to find a pod and open a port to it.
+const DOOR_WITHIN: Duration = Duration::from_secs(30);
 
 const WORKFLOW: &str = r#"apiVersion: punching-fist.io/v1alpha1
 kind: Workflow
@@ -194,7 +196,9 @@ impl Release {
     }
 
     /// A port of this machine that leads to ingest.
-    fn port(&mut self) -> Option<u16> {
+    async fn port(&mut self) -> Option<u16> {
+        let until = Instant::now() + DOOR_WITHIN;
+        let mut beats = tokio::time::interval(LOOK_EVERY);
         if let Some((child, port)) = &mut self.door {
             if child.try_wait().unwrap().is_none() {
                 return Some(*port);
@@ -202,33 +206,38 @@ impl Release {
             self.close();
         }
         let service = format!("service/{}-ingest", self.cluster.namespace());
-        let mut child = self
+        // A file, since kubectl would end with a pipe that nobody reads.
+        let said = self.cluster.directory().join("port-forward");
+        let child = self
             .cluster
             .command()
             .args(["port-forward", &service, ":http"])
-            .stdout(Stdio::piped())
+            .stdout(fs::File::create(&said).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        let (child, _) = self.door.insert((child, 0));
         // Forwarding from 127.0.0.1:PORT -> 8080
-        let port = line
-            .split("127.0.0.1:")
-            .nth(1)
-            .and_then(|rest| rest.split(' ').next()?.parse().ok());
-        self.door = Some((child, port.unwrap_or_default()));
-        if port.is_none() {
-            self.close();
+        let port = loop {
+            let text = fs::read_to_string(&said).unwrap();
+            let port = text
+                .split_once("127.0.0.1:")
+                .and_then(|(_, rest)| rest.split_once(' ')?.0.parse::<u16>().ok());
+            if port.is_some() || child.try_wait().unwrap().is_some() || Instant::now() > until {
+                break port;
+            }
+            beats.tick().await;
+        };
+        match port {
+            Some(port) => self.door.as_mut()?.1 = port,
+            None => self.close(),
         }
         port
     }
 
     /// What ingest answers; `None` where it cannot be reached, and the next attempt has another door.
     async fn ask(&mut self, path: &str, token: &str, body: Option<&Value>) -> Option<(u16, Value)> {
-        let url = format!("http://127.0.0.1:{}{path}", self.port()?);
+        let url = format!("http://127.0.0.1:{}{path}", self.port().await?);
         let request = match body {
             Some(body) => self.client.post(url).json(body),
             None => self.client.get(url),
