@@ -88,6 +88,28 @@ fn values_that_cannot_be_meant_are_refused_by_name() {
 }
 
 #[test]
+fn the_values_that_the_readme_recommends_are_taken() {
+    let Some(helm) = helm() else { return };
+    let readme = read("deploy/helm/punching-fist/README.md");
+    let values = readme
+        .split_once("```yaml\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .map(|(values, _)| values)
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("values.yaml");
+    fs::write(&file, values).unwrap();
+    let lint = Command::new(helm)
+        .args(["lint", "--strict", "--values"])
+        .arg(&file)
+        .arg(chart())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&lint.stdout);
+    assert!(lint.status.success(), "{said}");
+}
+
+#[test]
 fn a_single_replica_never_keeps_a_node_from_being_drained() {
     let Some(helm) = helm() else { return };
     let budgets = |values: &[&str]| -> BTreeSet<String> {
