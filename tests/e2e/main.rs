@@ -2,8 +2,11 @@
 //! tidiness of the repository. One test binary, so that it is linked once.
 #![allow(clippy::unwrap_used)]
 
+mod chart;
 mod examples;
+mod install;
 mod kubernetes;
 mod product;
+mod rights;
 mod separate;
 mod tidy;
