@@ -30,7 +30,7 @@ const READ_FACTOR: usize = 16;
 /// Bytes of what kubectl says on its second output.
 const STDERR_BYTES_MAX: usize = 4096;
 /// What kubectl says where the server knows the token no more.
-const UNAUTHORIZED: &str = "(Unauthorized)";
+const UNAUTHORIZED: &str = "You must be logged in to the server";
 
 struct Kubectl {
     bin: String,
