@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test sim lint fmt deny ci generate nats-server clean
+.PHONY: help demo test sim lint generate fmt deny ci nats-server clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -21,6 +21,11 @@ lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+generate: ## write the files that are made of the code
+	cargo run --quiet --package fist -- crd > deploy/crds/workflows.punching-fist.io.yaml.part
+	mv deploy/crds/workflows.punching-fist.io.yaml.part deploy/crds/workflows.punching-fist.io.yaml
+	@scripts/generate-deploy
+
 fmt: ## format everything
 	cargo fmt --all
 
@@ -28,9 +33,6 @@ deny: ## licences, advisories and banned crates; needs cargo-deny
 	cargo deny check
 
 ci: lint test demo ## what must be green before a change lands
-
-generate: ## write what follows from other files: copies in the chart, plain manifests
-	@scripts/generate-deploy
 
 nats-server: ## install nats-server, if there is none, and print where it is
 	@scripts/nats-server

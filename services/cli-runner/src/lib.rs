@@ -18,17 +18,17 @@ mod task;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bus::{
-    Consume, attach,
+    Consume, NatsLog, attach,
     attach::look_after,
     runner::{Tasks, perform},
     topology,
 };
 use capture::Limits;
-use executor::{Executor, local};
+use executor::{Executor, Over, local, pods};
+use protocol::{Attempt, ExecutionId, Namespace, StepName};
 use release::{Release, StartedGated};
 use runner::Runner;
 use service::{Fatal, Service, config};
-use tokio_util::sync::CancellationToken;
 
 /// How often leftovers of dead runners are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -46,9 +46,18 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
             })?;
             Box::pin(serve(service, local)).await
         }
-        config::Executor::Kubernetes => Err(Fatal::new(
-            "cli.executor: this build runs commands on its own machine only; set it to `local`",
-        )),
+        config::Executor::Kubernetes => {
+            let cluster = cluster::connect(&service.config.kubernetes)
+                .await
+                .map_err(|error| Fatal::because("commands run as pods (cli.executor)", error))?;
+            let settings = pods::Settings::from_config(cli, limits(cli), &cluster.namespace);
+            tracing::info!(
+                address = cluster.address,
+                namespace = settings.namespace,
+                "commands run as pods"
+            );
+            Box::pin(serve(service, pods::Pods::new(cluster.client, settings))).await
+        }
     }
 }
 
@@ -58,9 +67,9 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
 /// As [`run`].
 pub async fn serve<E: Executor>(service: Service, executor: E) -> Result<(), Fatal> {
     let executor = Arc::new(executor);
-    sweep(executor.as_ref()).await;
     let attached = attach(&service).await?;
     let tasks = Tasks::new(&service, &attached, topology::CLI);
+    sweep(executor.as_ref(), &tasks).await;
     let release = Release::default();
     let runner = Runner {
         tasks: tasks.clone(),
@@ -77,7 +86,7 @@ pub async fn serve<E: Executor>(service: Service, executor: E) -> Result<(), Fat
             tokio::join!(
                 look_after(&service, &attached.log, &[topology::CLI]),
                 release.follow(&tasks.shutdown, drain),
-                sweep_regularly(executor.as_ref(), &tasks.shutdown),
+                sweep_regularly(executor.as_ref(), &tasks),
             )
         } => match never {},
     };
@@ -85,16 +94,31 @@ pub async fn serve<E: Executor>(service: Service, executor: E) -> Result<(), Fat
     outcome
 }
 
-async fn sweep_regularly<E: Executor>(executor: &E, shutdown: &CancellationToken) {
+async fn sweep_regularly<E: Executor>(executor: &E, tasks: &Tasks<NatsLog>) {
     let mut sweeps = tokio::time::interval(SWEEP_EVERY);
     sweeps.reset();
-    while shutdown.run_until_cancelled(sweeps.tick()).await.is_some() {
-        sweep(executor).await;
+    while tasks.shutdown.run_until_cancelled(sweeps.tick()).await.is_some() {
+        sweep(executor, tasks).await;
     }
 }
 
-async fn sweep<E: Executor>(executor: &E) {
-    match executor.sweep().await {
+/// The log knows.
+impl Over for Tasks<NatsLog> {
+    async fn is_over(
+        &self,
+        namespace: &Namespace,
+        execution: ExecutionId,
+        step: &StepName,
+        attempt: Attempt,
+    ) -> bool {
+        let over = Tasks::is_over(self, namespace, execution, step, attempt).await;
+        // What cannot be found out now is looked at again by the next sweep.
+        over.unwrap_or(false)
+    }
+}
+
+async fn sweep<E: Executor>(executor: &E, over: &impl Over) {
+    match executor.sweep(over).await {
         Ok(swept) if swept.jobs > 0 => {
             tracing::warn!(
                 commands = swept.jobs,

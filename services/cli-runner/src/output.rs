@@ -97,6 +97,7 @@ fn json_value(stdout: &Capture) -> Option<Value> {
 fn exit_code(end: &End) -> Option<i32> {
     match end {
         End::Exited(code) => Some(*code),
+        End::OutOfMemory(code) => Some(*code),
         End::Signalled(signal) => Some(128 + signal),
         End::TimedOut(code) | End::Cancelled(code) => *code,
     }
@@ -111,6 +112,12 @@ pub fn outcome(task: &Task, finished: &Finished) -> Outcome {
             let ended = with_last_line(format!("killed by {}", signal_name(*signal)), &finished.stderr);
             (StepFailure::Command, ended)
         }
+        End::OutOfMemory(code) => (
+            StepFailure::Command,
+            format!(
+                "OOMKilled (exit code {code}): the command used more memory than its limit; raise the step's resources.limits.memory"
+            ),
+        ),
         End::TimedOut(_) => (StepFailure::Timeout, timed_out(task)),
         End::Cancelled(_) => (
             StepFailure::Cancelled,
@@ -248,6 +255,11 @@ mod tests {
                 End::Exited(137),
                 "",
                 "Command: exit code 137 (SIGKILL (signal 9) ended it)",
+            ),
+            (
+                End::OutOfMemory(137),
+                "",
+                "Command: OOMKilled (exit code 137): the command used more memory than its limit; raise the step's resources.limits.memory",
             ),
             (End::Signalled(11), "", "Command: killed by SIGSEGV (signal 11)"),
             (

@@ -73,7 +73,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
     ) -> Result<Came, Failure> {
         let is_gated = job.program.is_gated();
         if is_gated && let Some(unknown) = self.begun_elsewhere(task).await? {
-            return Ok(unknown);
+            return self.adopted(task, work, job, in_hand, unknown).await;
         }
         if self.tasks.log.now() >= task.deadline {
             let message = format!("{}, before a runner could begin it", output::timed_out(task));
@@ -86,11 +86,39 @@ impl<L: Log, E: Executor> Runner<L, E> {
             self.started_gated.starts(task);
         }
         let stop = self.release.stop(in_hand, is_gated);
+        let result = self
+            .lively(task, async |sink| self.executor.run(job, &stop, sink).await)
+            .await;
+        self.reported(task, work, is_gated, result).await
+    }
+
+    /// A gated attempt that was begun by somebody: what still runs for it is followed to its end, and nothing is
+    /// started; where nothing is left, it is `unknown`.
+    async fn adopted(
+        &self,
+        task: &Task,
+        work: &CliWork,
+        job: &Job,
+        in_hand: &InHand,
+        unknown: Came,
+    ) -> Result<Came, Failure> {
+        let stop = self.release.stop(in_hand, true);
+        let result = self
+            .lively(task, async |sink| self.executor.adopt(job, &stop, sink).await)
+            .await;
+        match result {
+            None => Ok(unknown),
+            Some(result) => self.reported(task, work, true, result).await,
+        }
+    }
+
+    /// Does `run`, and publishes what it prints meanwhile.
+    async fn lively<T>(&self, task: &Task, run: impl AsyncFnOnce(&LiveSink) -> T) -> T {
         let (sink, mut lines) = LiveSink::new(LIVE_LINES_MAX);
         let live = task.live_subject();
         let running = async {
             let sink = sink;
-            self.executor.run(job, &stop, &sink).await
+            run(&sink).await
         };
         let forwarding = async {
             while let Some(line) = lines.recv().await {
@@ -101,6 +129,16 @@ impl<L: Log, E: Executor> Runner<L, E> {
             }
         };
         let (result, ()) = tokio::join!(running, forwarding);
+        result
+    }
+
+    async fn reported(
+        &self,
+        task: &Task,
+        work: &CliWork,
+        is_gated: bool,
+        result: Result<Finished, ExecutorError>,
+    ) -> Result<Came, Failure> {
         match result {
             Ok(finished) => Ok(self.came(task, work, &finished).await),
             Err(error) => self.came_to_nothing(task, work, is_gated, error).await,

@@ -11,7 +11,7 @@ use std::{
 use cli_runner::{
     capture::Limits,
     executor::{
-        End, Executor, ExecutorError, Finished, Job, Program, Stop,
+        End, Executor, ExecutorError, Finished, Job, Over, Program, Stop,
         local::{Local, Settings},
     },
     live::LiveSink,
@@ -20,6 +20,15 @@ use protocol::{Attempt, ExecutionId, Namespace, StepName, WorkflowName, live::Li
 use service::clock;
 
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// Knows of no attempt that is over.
+struct Nothing;
+
+impl Over for Nothing {
+    async fn is_over(&self, _: &Namespace, _: ExecutionId, _: &StepName, _: Attempt) -> bool {
+        false
+    }
+}
 
 struct Bench {
     root: tempfile::TempDir,
@@ -360,7 +369,11 @@ async fn one_attempt_runs_once_at_a_time_on_a_machine() {
     let ((), first) = tokio::join!(
         async {
             lines.recv().await.unwrap();
-            assert_eq!(other.sweep().await.unwrap().jobs, 0, "what lives is not swept");
+            assert_eq!(
+                other.sweep(&Nothing).await.unwrap().jobs,
+                0,
+                "what lives is not swept"
+            );
             let second = other.run(&job, &Stop::default(), &unused).await;
             assert!(
                 matches!(second, Err(ExecutorError::Unavailable { .. })),
@@ -446,10 +459,10 @@ async fn what_a_killed_runner_left_is_ended_before_work_is_taken_up() {
         runner.wait().unwrap();
         assert!(bench.processes().len() >= 3, "{:?}", bench.processes());
         if by_sweep {
-            let swept = bench.local.sweep().await.unwrap();
+            let swept = bench.local.sweep(&Nothing).await.unwrap();
             assert_eq!(swept.jobs, 1);
             assert!(swept.killed >= 3, "{swept:?}");
-            assert_eq!(bench.local.sweep().await.unwrap().jobs, 0);
+            assert_eq!(bench.local.sweep(&Nothing).await.unwrap().jobs, 0);
         } else {
             let finished = bench.run("echo anew; ls").await;
             assert_eq!(text(&finished), ("anew\n", ""));
@@ -473,7 +486,7 @@ async fn a_group_whose_number_went_to_a_stranger_is_not_touched() {
         "leader": {"pid": stranger.id(), "start_ticks": 1},
     });
     fs::write(&record, claimed.to_string()).unwrap();
-    assert_eq!(bench.local.sweep().await.unwrap().jobs, 1);
+    assert_eq!(bench.local.sweep(&Nothing).await.unwrap().jobs, 1);
     assert_eq!(stranger.try_wait().unwrap(), None, "the stranger lives");
     stranger.kill().unwrap();
     stranger.wait().unwrap();

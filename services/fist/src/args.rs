@@ -71,6 +71,8 @@ pub enum Command {
     Delete(Delete),
     /// Check the server and this machine, and say what to do about what is not well
     Doctor(Doctor),
+    /// Print the Kubernetes definition of workflows: `fist crd | kubectl apply --server-side -f -`
+    Crd,
     /// Set up NATS
     #[command(subcommand)]
     Nats(Nats),

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    End, Executor, ExecutorError, Finished, Job, Stop, Swept,
+    End, Executor, ExecutorError, Finished, Job, Over, Stop, Swept,
     directory::{Claim, Found, Record, WorkDir},
     processes::{self, Family, Identity},
 };
@@ -223,9 +223,14 @@ impl Executor for Local {
         result
     }
 
+    /// A process dies with its runner, so there is never one to adopt.
+    async fn adopt(&self, _: &Job, _: &Stop, _: &LiveSink) -> Option<Result<Finished, ExecutorError>> {
+        None
+    }
+
     async fn forget(&self, _: &Job) {}
 
-    async fn sweep(&self) -> Result<Swept, ExecutorError> {
+    async fn sweep(&self, _: &impl Over) -> Result<Swept, ExecutorError> {
         let names = self.work_dir.names().map_err(|error| {
             ExecutorError::Infrastructure(format!("cli.work_dir cannot be read: {error}"))
         })?;

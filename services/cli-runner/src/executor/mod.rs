@@ -10,6 +10,7 @@
 
 mod directory;
 pub mod local;
+pub mod pods;
 mod processes;
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
@@ -32,12 +33,34 @@ pub trait Executor: Send + Sync + 'static {
         live: &LiveSink,
     ) -> impl Future<Output = Result<Finished, ExecutorError>> + Send;
 
+    /// Follows what runs for `job` already to its end, and starts nothing: for a command that must not be started a
+    /// second time. `None` where nothing of it is left, so that nobody can say whether it ran.
+    fn adopt(
+        &self,
+        job: &Job,
+        stop: &Stop,
+        live: &LiveSink,
+    ) -> impl Future<Output = Option<Result<Finished, ExecutorError>>> + Send;
+
     /// Lets go of what is kept for `job` after its result is stored (a pod is removed only then).
     fn forget(&self, job: &Job) -> impl Future<Output = ()> + Send;
 
     /// Ends and removes what dead runners left behind. Called before the first task and then every minute;
-    /// never touches what a living runner is at.
-    fn sweep(&self) -> impl Future<Output = Result<Swept, ExecutorError>> + Send;
+    /// never touches what a living runner is at, nor what another may still adopt: `over` tells which attempts
+    /// need nothing any more.
+    fn sweep(&self, over: &impl Over) -> impl Future<Output = Result<Swept, ExecutorError>> + Send;
+}
+
+/// Who knows which attempts are over.
+pub trait Over: Sync {
+    /// Whether the attempt has its result, or its execution has ended; false where that cannot be found out.
+    fn is_over(
+        &self,
+        namespace: &Namespace,
+        execution: ExecutionId,
+        step: &StepName,
+        attempt: Attempt,
+    ) -> impl Future<Output = bool> + Send;
 }
 
 /// One attempt, ready to be run.
@@ -151,6 +174,8 @@ pub enum End {
     Exited(i32),
     /// By a signal that we did not send.
     Signalled(i32),
+    /// The node killed it, since it used more memory than its limit; with this code.
+    OutOfMemory(i32),
     /// We ended it because its time was up; the code or signal where it came to one.
     TimedOut(Option<i32>),
     /// We ended it because its execution was cancelled; the code or signal where it came to one.

@@ -18,12 +18,14 @@ use service::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::executor::{End, Stop, Swept};
+use crate::executor::{End, Over, Stop, Swept};
 
 /// Says what it is told to, and counts.
 #[derive(Default)]
 struct Says {
     next: Mutex<Vec<Result<Finished, ExecutorError>>>,
+    /// What is left of a former run.
+    left: Mutex<Vec<Result<Finished, ExecutorError>>>,
     runs: AtomicUsize,
     forgotten: AtomicUsize,
 }
@@ -38,11 +40,15 @@ impl Executor for Says {
             .expect("a run that the test did not expect")
     }
 
+    async fn adopt(&self, _: &Job, _: &Stop, _: &LiveSink) -> Option<Result<Finished, ExecutorError>> {
+        self.left.lock().unwrap().pop()
+    }
+
     async fn forget(&self, _: &Job) {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn sweep(&self) -> Result<Swept, ExecutorError> {
+    async fn sweep(&self, _: &impl Over) -> Result<Swept, ExecutorError> {
         Ok(Swept::default())
     }
 }
@@ -262,6 +268,13 @@ async fn a_gated_command_of_another_or_of_a_former_handler_is_unknown() {
             .await
             .starts_with("UnknownOutcome: unknown whether it ran: that/2 began")
     );
+
+    // What it left runs on: it is followed to its end, and nothing is started.
+    let bench = Bench::gated();
+    bench.runner.executor.left.lock().unwrap().push(Ok(finished()));
+    bench.begun_by("that/2").await;
+    bench.handle().await.unwrap();
+    assert_eq!((bench.ended().await.as_str(), bench.runs()), ("Succeeded", 0));
 
     // A handler of this process started it and was dropped before it could tell.
     let bench = Bench::gated();

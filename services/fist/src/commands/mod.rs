@@ -3,6 +3,7 @@
 mod alert;
 mod apply;
 mod cancel;
+mod crd;
 mod delete;
 mod doctor;
 mod follow;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Validate(asked) => validate::run(&asked),
         Command::Delete(asked) => delete::run(&client()?, &asked).await,
         Command::Doctor(asked) => doctor::run(client(), &asked).await,
+        Command::Crd => crd::run(),
         Command::Nats(Nats::Init(asked)) => nats::init(asked).await,
         Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked)).await,
     }

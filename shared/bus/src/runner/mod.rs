@@ -26,7 +26,10 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use protocol::{Append, LaneAction, StepFailure, Subject, Task, decode, subjects};
+use protocol::{
+    Append, Attempt, ExecutionId, LaneAction, Namespace, StepFailure, StepName, Subject, Task, decode,
+    subjects,
+};
 use serde::de::DeserializeOwned;
 use service::{Fatal, Metrics, Service, clock};
 use tokio_util::sync::CancellationToken;
@@ -150,12 +153,27 @@ impl<L: Log> Tasks<L> {
         Failure::Reject { reason }
     }
 
-    /// Whether there is nothing left to do: the attempt has its fact, or its execution is over.
     async fn is_settled(&self, task: &Task) -> Result<bool, Failure> {
-        if self.log.last(&task.done_subject().to_string()).await?.is_some() {
+        self.is_over(&task.namespace, task.execution, &task.step, task.attempt)
+            .await
+    }
+
+    /// Whether there is nothing left to do for an attempt: it has its fact, or its execution is over.
+    ///
+    /// # Errors
+    /// What keeps the log from being read.
+    pub async fn is_over(
+        &self,
+        namespace: &Namespace,
+        execution: ExecutionId,
+        step: &StepName,
+        attempt: Attempt,
+    ) -> Result<bool, Failure> {
+        let done = Subject::Done(namespace.clone(), execution, step.clone(), attempt);
+        if self.log.last(&done.to_string()).await?.is_some() {
             return Ok(true);
         }
-        let lane = subjects::lane_filter(&task.namespace, task.execution);
+        let lane = subjects::lane_filter(namespace, execution);
         let Some(last) = self.log.last(&lane).await? else {
             return Ok(false);
         };

@@ -8,6 +8,7 @@
 //!   is decided from that copy alone.
 //! - snake_case is what is written; camelCase is read too.
 
+mod crd;
 mod fields;
 mod json;
 mod located;
@@ -27,6 +28,7 @@ use crate::program;
 use located::{LINE_UNKNOWN, Node, Shape, SyntaxError};
 use object::Sink;
 
+pub use crd::crd;
 pub use fields::{FieldDoc, fields, schema};
 pub use read::{BUILT_IN_SOURCES, STEPS_MAX};
 pub use types::{

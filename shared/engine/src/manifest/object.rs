@@ -303,7 +303,7 @@ pub(super) fn text_of(sink: &Sink, path: &str, node: &Node) -> Option<String> {
 }
 
 /// `timeout_minutes` → `timeoutMinutes`.
-fn camel_case(name: &str) -> String {
+pub(super) fn camel_case(name: &str) -> String {
     let mut camel = String::with_capacity(name.len());
     let mut is_after_gap = false;
     for c in name.chars() {

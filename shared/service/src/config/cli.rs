@@ -1,5 +1,6 @@
 //! `[cli]`: steps that run a command.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::reader::Section;
@@ -17,6 +18,13 @@ pub struct Cli {
     pub output_inline_bytes_max: usize,
     pub output_spill_bytes_max: usize,
     pub kill_grace_ms: u64,
+    pub pod_namespace: Option<String>,
+    pub pod_service_account: String,
+    pub pod_fix_service_account: String,
+    pub pod_start_timeout_ms: u64,
+    pub pod_image_pull_policy: String,
+    pub pod_requests: BTreeMap<String, String>,
+    pub pod_limits: BTreeMap<String, String>,
 }
 
 /// Where commands run.
@@ -27,6 +35,9 @@ pub enum Executor {
     /// A pod for each task.
     Kubernetes,
 }
+
+/// When an image is pulled.
+const PULL_POLICIES: [&str; 4] = ["IfNotPresent", "Always", "Never", "default"];
 
 impl Cli {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
@@ -41,6 +52,18 @@ impl Cli {
             output_inline_bytes_max: section.count("output_inline_bytes_max", 1024..=256 * 1024),
             output_spill_bytes_max: section.count("output_spill_bytes_max", 1024..=1024 * 1024 * 1024),
             kill_grace_ms: section.number("kill_grace_ms", 0..=300_000),
+            pod_namespace: section.optional("pod_namespace"),
+            pod_service_account: section.text("pod_service_account"),
+            pod_fix_service_account: section.text("pod_fix_service_account"),
+            pod_start_timeout_ms: section.number("pod_start_timeout_ms", 1000..=86_400_000),
+            pod_image_pull_policy: section
+                .one_of(
+                    "pod_image_pull_policy",
+                    &PULL_POLICIES.map(|policy| (policy, policy)),
+                )
+                .to_owned(),
+            pod_requests: section.table("pod_requests"),
+            pod_limits: section.table("pod_limits"),
         };
         if cli.output_spill_bytes_max < cli.output_inline_bytes_max {
             section.problem(

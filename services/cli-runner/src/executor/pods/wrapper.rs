@@ -1,0 +1,365 @@
+//! Keeps a command's two outputs apart in a pod's one log, and tells its exit code there.
+//!
+//! A pod's log merges stdout and stderr, and adds a newline to a last line that has none. So the command runs
+//! under a few lines of shell: its stdout goes straight to the log, its stderr to a file in memory, and when it
+//! has ended the log goes on with a mark, the exit code, what the file holds, and the mark again.
+//!
+//! Invariants:
+//! - Nothing of the command is spliced into the shell's code: it comes as arguments.
+//! - The mark is random, so no output can hold it by accident.
+//! - The bytes of both streams come out exactly as they are in the log, in whatever pieces it comes. (containerd
+//!   writes `\r\n` as `\n` into it; nothing here can know.)
+
+use protocol::live::Stream;
+
+/// Where the volume for stderr is mounted.
+pub const VOLUME_PATH: &str = "/punching-fist";
+
+/// What `/bin/sh -c` runs, with the mark as `$0` and the command's argv as `$@`. Only builtins, but for the program
+/// that prints the file: `cat`, else `dd`, else the shell itself, which loses NUL bytes.
+///
+/// As process 1 of its container it must pass SIGTERM on and collect its child by itself; and what the command
+/// left running is ended before anything is printed after it.
+pub const SCRIPT: &str = r#"e=${FIST_STDERR_FILE:-/punching-fist/stderr}
+unset FIST_STDERR_FILE
+p=
+trap '[ -z "$p" ] || kill -TERM "$p" 2>/dev/null' TERM INT
+"$@" 2>"$e" &
+p=$!
+while :; do
+  wait "$p"
+  c=$?
+  kill -0 "$p" 2>/dev/null || break
+done
+trap '' TERM INT
+[ $$ -ne 1 ] || kill -KILL -1 2>/dev/null
+printf '\n%s %s\n' "$0" "$c"
+if command -v cat >/dev/null 2>&1; then cat "$e"
+elif command -v dd >/dev/null 2>&1; then dd if="$e" bs=65536 2>/dev/null
+else
+  while IFS= read -r l; do printf '%s\n' "$l"; done <"$e"
+  printf '%s' "$l"
+fi
+printf '\n%s .\n' "$0"
+exit "$c"
+"#;
+
+/// Reads such a log.
+#[derive(Debug)]
+pub struct Frames {
+    /// A newline, the mark and a space.
+    mark: Vec<u8>,
+    part: Part,
+    pending: Vec<u8>,
+    code: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Stdout,
+    Code,
+    Stderr,
+    Over,
+}
+
+/// Bytes that an exit code may have in the log.
+const CODE_BYTES_MAX: usize = 8;
+
+impl Frames {
+    /// For a log with this mark.
+    pub fn new(mark: &str) -> Self {
+        Self {
+            mark: format!("\n{mark} ").into_bytes(),
+            part: Part::Stdout,
+            pending: Vec::new(),
+            code: None,
+        }
+    }
+
+    /// The command's exit code, once its stdout is over.
+    pub fn code(&self) -> Option<i32> {
+        self.code
+    }
+
+    /// Whether both outputs are whole.
+    pub fn is_over(&self) -> bool {
+        self.part == Part::Over
+    }
+
+    /// Takes the next piece of the log, and gives out what each stream gets of it.
+    pub fn push(&mut self, piece: &[u8], out: &mut impl FnMut(Stream, &[u8])) {
+        self.pending.extend_from_slice(piece);
+        loop {
+            match self.part {
+                Part::Stdout | Part::Stderr => {
+                    let stream = self.stream();
+                    let Some(at) = position(&self.pending, &self.mark) else {
+                        // The mark may have begun at the very end.
+                        let held = held_back(&self.pending, &self.mark);
+                        let given = self.pending.len() - held;
+                        if given > 0 {
+                            out(stream, &self.pending[..given]);
+                            self.pending.drain(..given);
+                        }
+                        return;
+                    };
+                    out(stream, &self.pending[..at]);
+                    self.pending.drain(..at + self.mark.len());
+                    self.part = if self.part == Part::Stdout {
+                        Part::Code
+                    } else {
+                        Part::Over
+                    };
+                }
+                Part::Code => {
+                    let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') else {
+                        if self.pending.len() > CODE_BYTES_MAX {
+                            self.part = Part::Stderr;
+                        }
+                        return;
+                    };
+                    let text = String::from_utf8_lossy(&self.pending[..at]);
+                    self.code = text.trim().parse().ok();
+                    self.pending.drain(..=at);
+                    self.part = Part::Stderr;
+                }
+                Part::Over => {
+                    self.pending.clear();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The log ended before its time: what was held back belongs to the stream that was being read.
+    pub fn finish(&mut self, out: &mut impl FnMut(Stream, &[u8])) {
+        if matches!(self.part, Part::Stdout | Part::Stderr) && !self.pending.is_empty() {
+            out(self.stream(), &self.pending);
+        }
+        self.pending.clear();
+    }
+
+    fn stream(&self) -> Stream {
+        match self.part {
+            Part::Stdout | Part::Code => Stream::Stdout,
+            Part::Stderr | Part::Over => Stream::Stderr,
+        }
+    }
+}
+
+/// Where `needle`, which begins with a newline, stands in `haystack`.
+fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(offset) = haystack[from..].iter().position(|byte| *byte == needle[0]) {
+        let at = from + offset;
+        if haystack[at..].starts_with(needle) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+    None
+}
+
+/// How many bytes at the end of `haystack` are a beginning of `needle`.
+fn held_back(haystack: &[u8], needle: &[u8]) -> usize {
+    let longest = haystack.len().min(needle.len() - 1);
+    (1..=longest)
+        .rev()
+        .find(|length| needle.starts_with(&haystack[haystack.len() - length..]))
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::process::{Command, Stdio};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MARK: &str = "0193-mark";
+
+    /// What comes out of a log that comes in pieces of `size` bytes.
+    fn read(log: &[u8], size: usize) -> (Vec<u8>, Vec<u8>, Option<i32>, bool) {
+        let mut frames = Frames::new(MARK);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut out = |stream: Stream, bytes: &[u8]| match stream {
+            Stream::Stdout => stdout.extend_from_slice(bytes),
+            Stream::Stderr => stderr.extend_from_slice(bytes),
+        };
+        for piece in log.chunks(size.max(1)) {
+            frames.push(piece, &mut out);
+        }
+        frames.finish(&mut out);
+        let (code, is_over) = (frames.code(), frames.is_over());
+        (stdout, stderr, code, is_over)
+    }
+
+    fn log(stdout: &[u8], code: i32, stderr: &[u8]) -> Vec<u8> {
+        [
+            stdout,
+            format!("\n{MARK} {code}\n").as_bytes(),
+            stderr,
+            format!("\n{MARK} .\n").as_bytes(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_log_that_breaks_off_gives_what_there_is() {
+        for (text, stdout, stderr, code) in [
+            ("", "", "", None),
+            ("one\n", "one\n", "", None),
+            ("one\n0193-ma", "one\n0193-ma", "", None),
+            ("one\n\n0193-mark 3\nwarn", "one\n", "warn", Some(3)),
+            ("one\n0193-mark 3\n\n0193-m", "one", "\n0193-m", Some(3)),
+        ] {
+            let (out, err, found, is_over) = read(text.as_bytes(), 3);
+            assert_eq!(
+                (out.as_slice(), err.as_slice(), found, is_over),
+                (stdout.as_bytes(), stderr.as_bytes(), code, false),
+                "{text:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_come_out_exactly(
+            stdout in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'0'), any::<u8>()], 0..300),
+            stderr in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'0'), any::<u8>()], 0..300),
+            code in 0..256i32,
+            size in 1..50usize,
+        ) {
+            prop_assert_eq!(read(&log(&stdout, code, &stderr), size), (stdout, stderr, Some(code), true));
+        }
+    }
+
+    /// The shells of this machine in which the script must do the same.
+    fn shells() -> Vec<Vec<&'static str>> {
+        let all = [
+            vec!["/bin/dash"],
+            vec!["/bin/bash"],
+            vec!["/bin/bash", "--posix"],
+            vec!["busybox", "ash"],
+        ];
+        let there = |shell: &Vec<&str>| {
+            Command::new(shell[0])
+                .args(&shell[1..])
+                .args(["-c", ":"])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        let found: Vec<_> = all.into_iter().filter(there).collect();
+        assert!(!found.is_empty(), "there is no shell at all");
+        found
+    }
+
+    fn wrapped(shell: &[&str], directory: &std::path::Path, path: &str, argv: &[&str]) -> Command {
+        let mut command = Command::new(shell[0]);
+        command
+            .args(&shell[1..])
+            .args(["-c", SCRIPT, MARK])
+            .args(argv)
+            .env("FIST_STDERR_FILE", directory.join("stderr"))
+            .env("PATH", path)
+            .stdin(Stdio::null());
+        command
+    }
+
+    #[test]
+    fn every_shell_keeps_the_streams_and_the_code() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        for shell in shells() {
+            for (argv, stdout, stderr, code) in [
+                (vec!["/bin/sh", "-c", "true"], &b""[..], &b""[..], 0),
+                (
+                    vec!["/bin/sh", "-c", "echo out; echo err >&2; exit 7"],
+                    b"out\n",
+                    b"err\n",
+                    7,
+                ),
+                (
+                    vec!["/bin/sh", "-c", "printf out; printf 'e\\000\\377' >&2"],
+                    b"out",
+                    b"e\0\xff",
+                    0,
+                ),
+                (
+                    vec!["printf", "%s", "a  b; $(id) `id` $0"],
+                    b"a  b; $(id) `id` $0",
+                    b"",
+                    0,
+                ),
+                (vec!["/bin/sh", "-c", "kill -9 $$"], b"", b"", 137),
+            ] {
+                let output = wrapped(&shell, directory.path(), &path, &argv).output().unwrap();
+                assert_eq!(output.status.code(), Some(code), "{shell:?} {argv:?}: {output:?}");
+                let (out, err, found, is_over) = read(&output.stdout, 7);
+                // A shell may say on stderr that a child was killed; only the command's own counts here.
+                assert_eq!(
+                    (out.as_slice(), found, is_over),
+                    (stdout, Some(code), true),
+                    "{shell:?} {argv:?}"
+                );
+                assert_eq!(err, stderr, "{shell:?} {argv:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_any_tool_the_shell_prints_by_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        for shell in shells().into_iter().filter(|shell| shell[0].starts_with('/')) {
+            let argv = [
+                "/bin/sh",
+                "-c",
+                "printf 'one\\n  two \\\\ \\377\\nlast' >&2; exit 3",
+            ];
+            let output = wrapped(&shell, directory.path(), "/nonexistent", &argv)
+                .output()
+                .unwrap();
+            let (_, err, code, is_over) = read(&output.stdout, 1000);
+            assert_eq!(
+                (err.as_slice(), code, is_over),
+                (&b"one\n  two \\ \xff\nlast"[..], Some(3), true),
+                "{shell:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_asked_to_end_still_tells() {
+        use std::io::Read as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        for shell in shells() {
+            let argv = [
+                "/bin/sh",
+                "-c",
+                "trap 'echo late >&2; exit 9' TERM; echo ready; while :; do read -r line </proc/uptime; done",
+            ];
+            let mut child = wrapped(&shell, directory.path(), &path, &argv)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdout = child.stdout.take().unwrap();
+            let mut said = vec![0; 6];
+            stdout.read_exact(&mut said).unwrap();
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+            stdout.read_to_end(&mut said).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(9), "{shell:?}");
+            let (out, err, code, is_over) = read(&said, 5);
+            assert_eq!(
+                (out.as_slice(), err.as_slice()),
+                (&b"ready\n"[..], &b"late\n"[..]),
+                "{shell:?}"
+            );
+            assert_eq!((code, is_over), (Some(9), true), "{shell:?}");
+        }
+    }
+}
