@@ -7,6 +7,7 @@
 //! - A task is acknowledged only after its fact is in the log.
 
 pub mod agent;
+pub mod kubernetes;
 pub mod llm;
 pub mod redact;
 pub mod runner;
@@ -22,6 +23,7 @@ use bus::{
     topology,
 };
 use engine::fixgate::Gate;
+use kubernetes::{Investigator, Kubernetes};
 use redact::Redactor;
 use runner::Runner;
 use service::{Fatal, Service, config::Secrets};
@@ -48,12 +50,16 @@ pub async fn serve(service: Service, secrets: Secrets) -> Result<(), Fatal> {
     let attached = attach(&service).await?;
     let tasks = Tasks::new(&service, &attached, topology::AGENT);
     let options = Consume::from_config(&config, config.agent.concurrency);
+    let kubernetes = Kubernetes::new(config.kubernetes.clone());
+    let account = config.tools.kubectl_service_account.clone();
     let runner = Runner {
         tasks: tasks.clone(),
         config,
         secrets,
         redactor,
         gate,
+        investigator: account.map(|account| Investigator::new(Arc::clone(&kubernetes), &account)),
+        kubernetes,
     };
     let outcome = tokio::select! {
         outcome = perform(&tasks, options, Arc::new(runner)) => outcome,

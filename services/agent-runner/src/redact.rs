@@ -56,7 +56,11 @@ const SHAPES: [(&str, &str); 20] = [
     ("token", r"(?i)\bbearer\s+[A-Za-z0-9._~+/-]{16,}=*"),
 ];
 
+/// A shorter secret of our own is not sought: it would hide ordinary words.
+const LITERAL_BYTES_MIN: usize = 8;
+
 /// Takes secrets out of text.
+#[derive(Clone)]
 pub struct Redactor {
     literals: Vec<String>,
     shapes: Vec<(String, Regex)>,
@@ -93,7 +97,7 @@ impl Redactor {
             literals: own
                 .into_iter()
                 .map(|secret| secret.expose().to_owned())
-                .filter(|text| text.len() >= 8)
+                .filter(|text| text.len() >= LITERAL_BYTES_MIN)
                 .collect(),
             shapes,
             authorization: known(
@@ -116,6 +120,15 @@ impl Redactor {
             secret_json: known(r#"\\?"kind\\?"\s*:\s*\\?"Secret\\?""#),
             secret_json_data: known(r#"(\\?"(?:data|stringData)\\?"\s*:\s*)\{[^{}]*\}"#),
         })
+    }
+
+    /// The same, and this secret beside.
+    #[must_use]
+    pub fn and(&self, secret: &Secret) -> Self {
+        let mut both = self.clone();
+        both.literals.push(secret.expose().to_owned());
+        both.literals.retain(|text| text.len() >= LITERAL_BYTES_MIN);
+        both
     }
 
     /// `text` without secrets.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     agent::{Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal},
+    kubernetes::{Investigator, KeyError, Kubernetes, OwnKey},
     llm,
     redact::Redactor,
     tools::{Surroundings, Toolbox, cut::cut},
@@ -30,6 +31,11 @@ const ALERT_BYTES_MAX: usize = 32 * 1024;
 const RESERVE_PART: u32 = 3;
 /// Time that is kept for writing the result: at most this, and at most a tenth of the step's time.
 const MARGIN_MAX: Duration = Duration::from_secs(2);
+
+/// How long to wait before a cluster that is away is asked again for the first time.
+const KEY_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const KEY_PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// Performs agent tasks.
 pub struct Runner<L> {
@@ -43,6 +49,10 @@ pub struct Runner<L> {
     pub redactor: Redactor,
     /// What a fix may be.
     pub gate: Gate,
+    /// The cluster, for keys that workflows bring.
+    pub kubernetes: Arc<Kubernetes>,
+    /// The account of the kubectl tool, where it has one of its own.
+    pub investigator: Option<Arc<Investigator>>,
 }
 
 impl<L: Log> Handler for Runner<L> {
@@ -64,15 +74,20 @@ impl<L: Log> Handler for Runner<L> {
 impl<L: Log> Runner<L> {
     async fn attempt(&self, task: &Task, work: &AgentWork, in_hand: &InHand) -> Result<Came, Failure> {
         let started_at = self.tasks.log.now();
+        let own_key = match self.own_key(task, work, in_hand).await? {
+            Ok(own_key) => own_key,
+            Err(came) => return Ok(Came { started_at, ..came }),
+        };
+        let with_own_key = own_key.as_ref().map(|own| self.redactor.and(&own.key));
+        let redactor = with_own_key.as_ref().unwrap_or(&self.redactor);
         let failed = |message: String| {
             Ok(Came {
                 started_at,
-                ..self
-                    .tasks
-                    .failed(StepFailure::Agent, self.redactor.text(&message))
+                ..self.tasks.failed(StepFailure::Agent, redactor.text(&message))
             })
         };
-        let choice = match llm::from_config(&work.llm_config, &self.config.llm, &self.secrets) {
+        let (llm, secrets) = (&self.config.llm, &self.secrets);
+        let choice = match llm::from_config(&work.llm_config, llm, secrets, own_key.as_ref()) {
             Ok(choice) => choice,
             Err(error) => return failed(error.to_string()),
         };
@@ -89,6 +104,7 @@ impl<L: Log> Runner<L> {
                 timeout_ms: agent.tool_timeout_ms,
                 env: &work.env,
                 namespace,
+                investigator: self.investigator.as_ref(),
             },
         );
         let toolbox = match toolbox {
@@ -96,9 +112,9 @@ impl<L: Log> Runner<L> {
             Err(reason) => return failed(reason),
         };
         let limits = self.limits(task, &choice);
-        let goal = self.redactor.text(&work.goal);
+        let goal = redactor.text(&work.goal);
         let alert = work.alert.as_ref().map(|alert| {
-            let shown = serde_json::to_string_pretty(&self.redactor.value(alert)).unwrap_or_default();
+            let shown = serde_json::to_string_pretty(&redactor.value(alert)).unwrap_or_default();
             cut(shown, ALERT_BYTES_MAX)
         });
         let journal = LogJournal {
@@ -110,7 +126,7 @@ impl<L: Log> Runner<L> {
             provider: choice.provider.as_ref(),
             toolbox: &toolbox,
             journal: &journal,
-            redactor: &self.redactor,
+            redactor,
             metrics: &self.tasks.metrics,
             opening: Opening {
                 goal: &goal,
@@ -133,7 +149,50 @@ impl<L: Log> Runner<L> {
             shutdown: &self.tasks.shutdown,
         };
         let concluded = Box::pin(investigation.run()).await?;
-        self.came(task, work, concluded, started_at).await
+        self.came(task, work, concluded, redactor, started_at).await
+    }
+
+    /// The key that the workflow brings, if it does; or how the attempt ends without. A cluster that is away is
+    /// waited for within the step's time.
+    async fn own_key(
+        &self,
+        task: &Task,
+        work: &AgentWork,
+        in_hand: &InHand,
+    ) -> Result<Result<Option<OwnKey>, Came>, Failure> {
+        let failed = |reason, message: &str| Ok(Err(self.tasks.failed(reason, self.redactor.text(message))));
+        let wanted = match llm::wanted_key(&work.llm_config, &self.config.llm, &self.secrets) {
+            Ok(None) => return Ok(Ok(None)),
+            Ok(Some(wanted)) => wanted,
+            Err(error) => return failed(StepFailure::Agent, &error.to_string()),
+        };
+        let until = Instant::now() + task.deadline.since(self.tasks.log.now());
+        let mut pause = KEY_PAUSE;
+        loop {
+            let read = self
+                .kubernetes
+                .api_key(task.namespace.as_str(), &wanted.secret, wanted.variable);
+            let reason = match read.await {
+                Ok(own_key) => return Ok(Ok(Some(own_key))),
+                Err(KeyError::Refused(reason)) => return failed(StepFailure::Agent, &reason),
+                Err(KeyError::Away(reason)) => reason,
+            };
+            tracing::warn!(reason, "waiting for the cluster");
+            let next = Instant::now() + pause;
+            if next + MARGIN_MAX >= until {
+                return failed(StepFailure::Infrastructure, &reason);
+            }
+            tokio::select! {
+                () = in_hand.cancelled.cancelled() => {
+                    return failed(StepFailure::Cancelled, "the execution was cancelled");
+                }
+                () = self.tasks.shutdown.cancelled() => {
+                    return Err(Failure::retry("the runner is shutting down"));
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            pause = (pause * 2).min(KEY_PAUSE_MAX);
+        }
     }
 
     fn limits(&self, task: &Task, choice: &llm::Choice) -> Limits {
@@ -161,6 +220,7 @@ impl<L: Log> Runner<L> {
         task: &Task,
         work: &AgentWork,
         concluded: Concluded,
+        redactor: &Redactor,
         started_at: Timestamp,
     ) -> Result<Came, Failure> {
         let outcome = match &concluded.end {
@@ -186,7 +246,7 @@ impl<L: Log> Runner<L> {
                 match is_failure {
                     true => Outcome::Failed(StepError {
                         reason: failure,
-                        message: self.redactor.text(&message),
+                        message: redactor.text(&message),
                     }),
                     false => Outcome::Succeeded,
                 }
@@ -196,10 +256,7 @@ impl<L: Log> Runner<L> {
         let output = match concluded.turns {
             0 => None,
             _ => {
-                let body = self
-                    .tasks
-                    .body(self.redactor.value(&concluded.output), preview)
-                    .await;
+                let body = self.tasks.body(redactor.value(&concluded.output), preview).await;
                 // The task comes again then: the transcript holds all that it takes to conclude the same.
                 Some(body.map_err(|not_stored| not_stored.error)?)
             }

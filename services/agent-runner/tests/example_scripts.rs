@@ -45,6 +45,7 @@ async fn play(name: &str, goal: &str) {
         timeout_ms: 10_000,
         env: &Map::new(),
         namespace: "shop",
+        investigator: None,
     };
     let toolbox = Toolbox::from_config(&tools(name), &surroundings).unwrap();
     let (redactor, metrics) = (Redactor::new(&[], []).unwrap(), Metrics::new());

@@ -75,6 +75,7 @@ impl Prometheus {
                 timeout_ms: 10_000,
                 env: &env,
                 namespace: "",
+                investigator: None,
             },
         );
         Some(Self {
@@ -180,6 +181,7 @@ async fn a_server_that_is_away_is_explained() {
         timeout_ms: 5000,
         env: &Map::new(),
         namespace: "",
+        investigator: None,
     };
     let toolbox = Toolbox::from_config(&["promql".to_owned()], &surroundings).unwrap();
     let redactor = Redactor::new(&[], []).unwrap();

@@ -56,7 +56,7 @@ async fn ask(mock: &Mock, within: Duration) -> Result<Answer, LlmError> {
             .as_object()
             .unwrap()
             .clone();
-    let choice = llm::from_config(&asked, &config, &mock.secrets()).unwrap();
+    let choice = llm::from_config(&asked, &config, &mock.secrets(), None).unwrap();
     let messages = conversation();
     choice
         .provider

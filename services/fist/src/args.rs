@@ -85,7 +85,8 @@ pub enum Command {
 #[command(after_help = r"Examples:
   fist up                                       all of it, kept in ~/.local/share/punching-fist
   fist up --dir /tmp/fist --http 127.0.0.1:0    a second one, on a free port
-  fist up --nats nats://nats:4222 --database postgres://fist@db/fist")]
+  fist up --nats nats://nats:4222 --database postgres://fist@db/fist
+  fist up --executor kubernetes                 commands run as pods of kubectl's current context")]
 pub struct Up {
     /// Where everything is kept [default: $XDG_DATA_HOME/punching-fist, else ~/.local/share/punching-fist]
     #[arg(long, env = "FIST_DIR", value_name = "DIR")]
@@ -103,6 +104,13 @@ pub struct Up {
     /// Where the commands of cli steps run [default: cli.executor of the configuration, local]
     #[arg(long, value_enum)]
     pub executor: Option<Executor>,
+    /// Kubeconfig of the cluster [default: kubernetes.kubeconfig of the configuration, else as kubectl has it:
+    /// $KUBECONFIG, ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Also run the Workflow objects of the cluster, as ingest.watch_workflows of the configuration does
+    #[arg(long)]
+    pub watch_workflows: bool,
     /// Configuration file; docs/configuration.md lists its keys
     #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -112,7 +120,7 @@ pub struct Up {
 pub enum Executor {
     /// Process groups of this machine
     Local,
-    /// A pod for each command (not in this build yet)
+    /// A pod for each command
     Kubernetes,
 }
 
@@ -351,7 +359,8 @@ pub struct Delete {
 #[command(after_help = r"Examples:
   fist doctor
   fist doctor --server http://fist.example:8080
-  fist doctor --nats nats://nats:4222 --config fist.toml")]
+  fist doctor --nats nats://nats:4222 --config fist.toml
+  fist doctor --kubeconfig ~/.kube/config")]
 pub struct Doctor {
     /// Configuration file of the server to be
     #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]

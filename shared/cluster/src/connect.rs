@@ -10,6 +10,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use crate::Endpoint;
+
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a read may last without a byte: longer than the five minutes after which a watch ends by itself.
@@ -24,6 +26,8 @@ pub struct Cluster {
     pub namespace: String,
     /// Address of the API server, for logs and errors.
     pub address: String,
+    /// The same for programs that are started with a token of their own.
+    pub endpoint: Endpoint,
 }
 
 /// Why there is no way to a cluster.
@@ -71,10 +75,12 @@ fn of_config(mut config: Config) -> Result<Cluster, ConnectError> {
     config.read_timeout = Some(READ_TIMEOUT);
     let namespace = config.default_namespace.clone();
     let address = config.cluster_url.to_string();
+    let endpoint = Endpoint::of(&config);
     let client = Client::try_from(config).map_err(|error| ConnectError::Unknown(error.to_string()))?;
     Ok(Cluster {
         client,
         namespace,
         address,
+        endpoint,
     })
 }

@@ -5,7 +5,9 @@
 #![warn(missing_docs)]
 
 mod connect;
+mod endpoint;
 pub mod names;
 pub mod testing;
 
 pub use connect::{Cluster, ConnectError, connect};
+pub use endpoint::Endpoint;

@@ -18,7 +18,7 @@ use protocol::turns::{ToolCall, Usage};
 use serde_json::Value;
 use tokio::time::Instant;
 
-pub use select::{Choice, from_config};
+pub use select::{Choice, WantedKey, from_config, wanted_key};
 
 /// The key under which arguments that were no JSON object stand, so that they can be recorded and
 /// refused; no tool has a parameter of this name.

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - The operator's key goes to the provider's default address, and to addresses that the configuration
-//!   lists; to no other, whatever a workflow says.
+//!   lists; to no other, whatever a workflow says. A key that a workflow brings goes where it says, and takes the
+//!   place of the operator's.
 //! - No error text holds a key.
 
 use std::time::Duration;
@@ -19,8 +20,12 @@ use super::{
     openai::{self, OpenAi},
     scripted::{self, Scripted},
 };
-use crate::web;
+use crate::{kubernetes::OwnKey, web};
 
+/// Where OpenAI's own tools look for a key.
+const OPENAI_VARIABLE: &str = "OPENAI_API_KEY";
+/// Where Anthropic's own tools look for a key.
+const ANTHROPIC_VARIABLE: &str = "ANTHROPIC_API_KEY";
 /// The pause before a call is tried again for the first time, unless the provider names one.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause of our own.
@@ -36,13 +41,53 @@ pub struct Choice {
     pub turns_max: Option<u32>,
 }
 
-/// Chooses by the step's `llm_config`, then the configuration, then the keys that are there.
+/// The Secret that a step's key stands in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WantedKey {
+    /// The Secret's name, in the workflow's namespace.
+    pub secret: String,
+    /// The variable in which the provider's own tools look for a key.
+    pub variable: &'static str,
+}
+
+/// The Secret to read before [`from_config`], where the step names one and its provider needs a key.
+///
+/// # Errors
+/// As [`from_config`].
+pub fn wanted_key(
+    asked: &Map<String, Value>,
+    llm: &Llm,
+    secrets: &Secrets,
+) -> Result<Option<WantedKey>, LlmError> {
+    let asked = read(asked)?;
+    let Some(secret) = asked.api_key_secret.clone() else {
+        return Ok(None);
+    };
+    let variable = match provider_name(&asked, llm, secrets)? {
+        scripted::NAME => return Ok(None),
+        openai::NAME => OPENAI_VARIABLE,
+        _ => ANTHROPIC_VARIABLE,
+    };
+    Ok(Some(WantedKey { secret, variable }))
+}
+
+fn read(asked: &Map<String, Value>) -> Result<LlmConfig, LlmError> {
+    serde_json::from_value(Value::Object(asked.clone()))
+        .map_err(|error| refused("agent", "", format!("llm_config cannot be read: {error}")))
+}
+
+/// Chooses by the step's `llm_config`, then the configuration, then the keys that are there. `own_key` is what
+/// stands in the Secret of [`wanted_key`].
 ///
 /// # Errors
 /// What is missing or not allowed, and the remedy.
-pub fn from_config(asked: &Map<String, Value>, llm: &Llm, secrets: &Secrets) -> Result<Choice, LlmError> {
-    let asked: LlmConfig = serde_json::from_value(Value::Object(asked.clone()))
-        .map_err(|error| refused("agent", "", format!("llm_config cannot be read: {error}")))?;
+pub fn from_config(
+    asked: &Map<String, Value>,
+    llm: &Llm,
+    secrets: &Secrets,
+    own_key: Option<&OwnKey>,
+) -> Result<Choice, LlmError> {
+    let asked = read(asked)?;
     let name = provider_name(&asked, llm, secrets)?;
     let provider: Box<dyn Provider> = match name {
         scripted::NAME => {
@@ -56,7 +101,7 @@ pub fn from_config(asked: &Map<String, Value>, llm: &Llm, secrets: &Secrets) -> 
             Box::new(Scripted::load(llm.scripted_dir.as_deref(), model)?)
         }
         openai::NAME => {
-            let found = Found::look(openai::NAME, &asked, llm, secrets)?;
+            let found = Found::look(openai::NAME, &asked, llm, secrets, own_key)?;
             Box::new(OpenAi {
                 client: found.client,
                 patience: found.patience,
@@ -68,7 +113,7 @@ pub fn from_config(asked: &Map<String, Value>, llm: &Llm, secrets: &Secrets) -> 
             })
         }
         _ => {
-            let found = Found::look(anthropic::NAME, &asked, llm, secrets)?;
+            let found = Found::look(anthropic::NAME, &asked, llm, secrets, own_key)?;
             Box::new(Anthropic {
                 client: found.client,
                 patience: found.patience,
@@ -120,7 +165,8 @@ fn provider_name(asked: &LlmConfig, llm: &Llm, secrets: &Secrets) -> Result<&'st
             "no provider",
             model,
             "llm_config names none, and no key is there: set ANTHROPIC_API_KEY or OPENAI_API_KEY in the agent-runner's \
-             environment (or llm.anthropic_api_key_file, llm.openai_api_key_file), or llm.default_provider"
+             environment (or llm.anthropic_api_key_file, llm.openai_api_key_file), or llm.default_provider; a workflow \
+             with a key of its own (api_key_secret) names the provider"
                 .to_owned(),
         ))
     }
@@ -137,14 +183,20 @@ struct Found {
 }
 
 impl Found {
-    fn look(name: &'static str, asked: &LlmConfig, llm: &Llm, secrets: &Secrets) -> Result<Self, LlmError> {
+    fn look(
+        name: &'static str,
+        asked: &LlmConfig,
+        llm: &Llm,
+        secrets: &Secrets,
+        own_key: Option<&OwnKey>,
+    ) -> Result<Self, LlmError> {
         let (vendor, vendor_base, configured, key, variable, default_model) = match name {
             openai::NAME => (
                 openai::BASE_URL,
                 secrets.openai_base_url.as_deref(),
                 "OPENAI_BASE_URL",
                 &secrets.openai_api_key,
-                "OPENAI_API_KEY",
+                OPENAI_VARIABLE,
                 &llm.default_model_openai,
             ),
             _ => (
@@ -152,7 +204,7 @@ impl Found {
                 secrets.anthropic_base_url.as_deref(),
                 "ANTHROPIC_BASE_URL",
                 &secrets.anthropic_api_key,
-                "ANTHROPIC_API_KEY",
+                ANTHROPIC_VARIABLE,
                 &llm.default_model_anthropic,
             ),
         };
@@ -163,12 +215,23 @@ impl Found {
             Some(endpoint) => address(endpoint, "llm_config.endpoint").map_err(fail)?,
             None => default.clone(),
         };
+        let patience = patience(llm);
         if let Some(secret) = &asked.api_key_secret {
-            return Err(fail(format!(
-                "llm_config.api_key_secret names the Kubernetes Secret `{secret}`, and reading one needs an agent-runner \
-                 in a cluster that may read it; without, leave it out, and set {variable} or list the endpoint in \
-                 llm.allowed_endpoints"
-            )));
+            // Never the operator's instead, whatever went wrong.
+            let own_key = own_key.ok_or_else(|| {
+                fail(format!(
+                    "the Secret `{secret}` of llm_config.api_key_secret was not read"
+                ))
+            })?;
+            let client = web::client(&base, patience.connect, |builder| builder).map_err(fail)?;
+            return Ok(Self {
+                client,
+                patience,
+                base,
+                model,
+                key: Some(own_key.key.clone()),
+                key_source: own_key.source.clone(),
+            });
         }
         let is_listed = llm
             .allowed_endpoints
@@ -187,7 +250,6 @@ impl Found {
                 "no key: set {variable} in the agent-runner's environment, or llm.{name}_api_key_file"
             )));
         }
-        let patience = patience(llm);
         let client = web::client(&base, patience.connect, |builder| builder).map_err(fail)?;
         Ok(Self {
             client,
@@ -262,7 +324,15 @@ mod tests {
         let Value::Object(asked) = asked else {
             panic!("an object")
         };
-        match from_config(&asked, llm, secrets) {
+        let own_key = OwnKey {
+            key: Secret::new("sk-own"),
+            source: "the Secret".into(),
+        };
+        let wanted = match wanted_key(&asked, llm, secrets) {
+            Ok(wanted) => wanted,
+            Err(error) => return error.to_string(),
+        };
+        match from_config(&asked, llm, secrets, wanted.map(|_| &own_key)) {
             Ok(choice) => format!("{} {}", choice.provider.name(), choice.provider.model()),
             Err(error) => {
                 let text = error.to_string();
@@ -349,15 +419,43 @@ mod tests {
                 "{endpoint}: {said}"
             );
         }
-        let secret = choose(
-            json!({"provider": "openai", "endpoint": "https://e.example", "api_key_secret": "k"}),
-            &llm,
-            &secrets,
+    }
+
+    #[test]
+    fn a_workflows_own_key_takes_the_place_of_the_operators() {
+        let llm = Config::default().llm;
+        let secrets = keys(Some("sk-a"), Some("sk-o"));
+        let asked = json!({"provider": "openai", "model": "m", "endpoint": "https://e.example", "api_key_secret": "k"});
+        let Value::Object(asked) = asked else {
+            panic!("an object")
+        };
+        assert_eq!(
+            wanted_key(&asked, &llm, &secrets),
+            Ok(Some(WantedKey {
+                secret: "k".into(),
+                variable: "OPENAI_API_KEY"
+            }))
         );
-        assert!(
-            secret.contains("Kubernetes Secret `k`") && secret.contains("cluster"),
-            "{secret}"
-        );
+        let own_key = OwnKey {
+            key: Secret::new("sk-own"),
+            source: "the Secret".into(),
+        };
+        let look = |asked: &Map<String, Value>, own_key| {
+            Found::look(openai::NAME, &read(asked).unwrap(), &llm, &secrets, own_key)
+        };
+        let found = look(&asked, Some(&own_key)).unwrap();
+        assert_eq!(found.key.unwrap().expose(), "sk-own");
+        assert_eq!(found.base.as_str(), "https://e.example/");
+        let error = look(&asked, None).err().unwrap().to_string();
+        assert!(error.contains("Secret `k`") && !error.contains("sk-"), "{error}");
+        // A script needs no key, and a workflow that names no Secret has none read.
+        for asked in [
+            json!({"provider": "scripted", "model": "x", "api_key_secret": "k"}),
+            json!({"provider": "openai"}),
+        ] {
+            let asked = asked.as_object().unwrap();
+            assert_eq!(wanted_key(asked, &llm, &secrets), Ok(None));
+        }
     }
 
     #[test]

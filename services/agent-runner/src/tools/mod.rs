@@ -15,6 +15,7 @@ pub mod submit_findings;
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ use serde_json::{Map, Value};
 use service::{Metrics, config};
 
 use crate::{
+    kubernetes::Investigator,
     llm::{MALFORMED, ToolSpec},
     redact::{MARK, Redactor},
 };
@@ -58,6 +60,8 @@ pub struct Surroundings<'a> {
     pub env: &'a Map<String, Value>,
     /// The alert's namespace, else the workflow's.
     pub namespace: &'a str,
+    /// The account that kubectl runs as, where it has one of its own.
+    pub investigator: Option<&'a Arc<Investigator>>,
 }
 
 /// Bytes of a call's arguments that the service's log shows.
@@ -317,6 +321,7 @@ mod tests {
             timeout_ms: 1000,
             env: &Map::new(),
             namespace: "prod",
+            investigator: None,
         };
         let names: Vec<String> = TOOLS.iter().map(|(name, _)| (*name).to_owned()).collect();
         let toolbox = Toolbox::from_config(&names, &surroundings).unwrap();

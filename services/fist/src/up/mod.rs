@@ -39,6 +39,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(20);
 pub async fn run(asked: Up) -> Result<Code, Failure> {
     let plan = Plan::new(&asked, service::config::process_env().collect())?;
     telemetry::init(&plan.config.log)?;
+    let commands = commands(&plan.config).await?;
     let directory = Directory::open(&plan.dir)?;
     let shutdown = service::shutdown::on_signals()?;
     end_with_the_terminal(shutdown.clone())?;
@@ -63,7 +64,11 @@ pub async fn run(asked: Up) -> Result<Code, Failure> {
         None => config.nats.url.clone(),
     };
     let supervised = nats.map(|server| tokio::spawn(server.supervise(nats_stops.clone())));
-    let outcome = with_nats(config, &directory, &description, shutdown).await;
+    let found = Found {
+        nats: description,
+        commands,
+    };
+    let outcome = with_nats(config, &directory, &found, shutdown).await;
     nats_stops.cancel();
     if let Some(supervised) = supervised {
         let _ = supervised.await;
@@ -95,11 +100,36 @@ fn is_hangup_ignored(status: &str) -> bool {
         .is_some_and(|mask| mask & 1 == 1)
 }
 
+/// What the banner says of where things are.
+struct Found {
+    nats: String,
+    commands: String,
+}
+
+/// Where commands run. A kubeconfig that leads nowhere is told before anything is started; whether the cluster
+/// answers is not asked: it may be away for a while, and tasks wait for it.
+async fn commands(config: &Config) -> Result<String, Failure> {
+    if config.cli.executor == service::config::Executor::Local {
+        return Ok("run as processes of this machine".to_owned());
+    }
+    let cluster = cluster::connect(&config.kubernetes)
+        .await
+        .map_err(|error| Failure::misuse(format!("commands are to run as pods: {error}")))?;
+    let namespace = match &config.cli.pod_namespace {
+        Some(namespace) => namespace,
+        None => &cluster.namespace,
+    };
+    Ok(format!(
+        "run as pods in the namespace {namespace} of {}",
+        cluster.address
+    ))
+}
+
 /// Sets NATS up, and runs the services on it.
 async fn with_nats(
     mut config: Config,
     directory: &Directory,
-    nats: &str,
+    found: &Found,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     set_up(&config).await?;
@@ -118,7 +148,7 @@ async fn with_nats(
         () = service.shutdown.cancelled() => return parts.end(None).await,
     }
     directory.write_http(&url)?;
-    show::data(&banner(&service.config, directory, &url, nats));
+    show::data(&banner(&service.config, directory, &url, found));
     let ended = tokio::select! {
         ended = parts.first_end() => ended,
         () = service.shutdown.cancelled() => None,
@@ -178,7 +208,7 @@ fn url_of(address: SocketAddr) -> String {
 }
 
 /// What a person needs to go on.
-fn banner(config: &Config, directory: &Directory, url: &str, nats: &str) -> String {
+fn banner(config: &Config, directory: &Directory, url: &str, found: &Found) -> String {
     let export = match url {
         "http://127.0.0.1:8080" => String::new(),
         url => format!("  for the other commands   export FIST_SERVER={url}\n"),
@@ -193,14 +223,17 @@ fn banner(config: &Config, directory: &Directory, url: &str, nats: &str) -> Stri
          \x20 API                      {url}{token}\n\
          \x20 Alertmanager posts to    {url}/webhooks/alertmanager\n\
          \x20 directory                {}\n\
-         \x20 NATS                     {nats}\n\
+         \x20 NATS                     {}\n\
          \x20 database                 {}\n\
+         \x20 commands                 {}\n\
          \x20 agents                   {}\n\
          {export}\
          Next: `fist apply -f FILE` stores a workflow, `fist run -f FILE` runs one, `fist doctor` checks all. Ctrl-C ends.\n",
         env!("CARGO_PKG_VERSION"),
         directory.path().display(),
+        found.nats,
         config.database.url_shown(),
+        found.commands,
         models(config),
     )
 }

@@ -38,9 +38,6 @@ pub struct Plan {
 impl Plan {
     /// Of the command line and this environment.
     pub fn new(asked: &Up, env: Vec<(String, String)>) -> Result<Self, Failure> {
-        if asked.executor == Some(Executor::Kubernetes) {
-            return Err(no_kubernetes("--executor kubernetes"));
-        }
         let dir = match &asked.dir {
             Some(dir) => dir.clone(),
             None => default_dir(&env)?,
@@ -54,7 +51,20 @@ impl Plan {
             (
                 "FIST_CLI_EXECUTOR",
                 "--executor",
-                asked.executor.map(|_| "local".to_owned()),
+                asked.executor.map(|executor| match executor {
+                    Executor::Local => "local".to_owned(),
+                    Executor::Kubernetes => "kubernetes".to_owned(),
+                }),
+            ),
+            (
+                "FIST_KUBERNETES_KUBECONFIG",
+                "--kubeconfig",
+                asked.kubeconfig.as_deref().map(path_text).transpose()?,
+            ),
+            (
+                "FIST_INGEST_WATCH_WORKFLOWS",
+                "--watch-workflows",
+                asked.watch_workflows.then(|| "true".to_owned()),
             ),
         ];
         let mut given = Vec::new();
@@ -74,8 +84,12 @@ impl Plan {
             Failure::misuse(text)
         })?;
         config.require_secrets()?;
-        if config.cli.executor == service::config::Executor::Kubernetes {
-            return Err(no_kubernetes("cli.executor = \"kubernetes\""));
+        if asked.kubeconfig.is_some()
+            && config.tools.kubeconfig.is_none()
+            && config.tools.kubectl_service_account.is_none()
+        {
+            // Who names a cluster means it for the agents' questions too.
+            config.tools.kubeconfig.clone_from(&config.kubernetes.kubeconfig);
         }
         let nats = if set.has("nats", "url") {
             Nats::Given
@@ -102,10 +116,14 @@ impl Plan {
     }
 }
 
-fn no_kubernetes(what: &str) -> Failure {
-    Failure::misuse(format!(
-        "{what}: running commands as pods is not in this build yet; leave it out, or say `local`, and they run as processes of this machine"
-    ))
+/// The file that `--kubeconfig` names, wherever kubectl starts later.
+fn path_text(path: &Path) -> Result<String, Failure> {
+    let wrong = |reason: &str| Failure::misuse(format!("--kubeconfig {}: {reason}", path.display()));
+    let whole = path.canonicalize().map_err(|error| wrong(&error.to_string()))?;
+    match whole.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(wrong("its name must be UTF-8")),
+    }
 }
 
 /// Where `fist up` keeps everything, unless told otherwise.
@@ -228,17 +246,29 @@ mod tests {
     }
 
     #[test]
+    fn a_named_cluster_is_the_one_for_pods_and_for_questions() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().canonicalize().unwrap();
+        let words = ["--dir", "/x", "--kubeconfig", path.to_str().unwrap()];
+        let both = plan(&[&words[..], &["--executor", "kubernetes"]].concat(), &[]).unwrap();
+        assert_eq!(both.config.cli.executor, service::config::Executor::Kubernetes);
+        assert_eq!(both.config.kubernetes.kubeconfig.as_ref(), Some(&path));
+        assert_eq!(both.config.tools.kubeconfig.as_ref(), Some(&path));
+        let of_its_own = [("FIST_TOOLS_KUBECONFIG", "/theirs")];
+        let theirs = plan(&words, &of_its_own).unwrap();
+        assert_eq!(theirs.config.tools.kubeconfig, Some("/theirs".into()));
+        assert_eq!(theirs.config.cli.executor, service::config::Executor::Local);
+        let by_account = [("FIST_TOOLS_KUBECTL_SERVICE_ACCOUNT", "investigator")];
+        assert_eq!(plan(&words, &by_account).unwrap().config.tools.kubeconfig, None);
+    }
+
+    #[test]
     fn what_cannot_be_is_misuse() {
         for (arguments, env, part) in [
             (
-                vec!["--dir", "/x", "--executor", "kubernetes"],
+                vec!["--dir", "/x", "--kubeconfig", "/no/such/kubeconfig"],
                 vec![],
-                "not in this build yet",
-            ),
-            (
-                vec!["--dir", "/x"],
-                vec![("FIST_CLI_EXECUTOR", "kubernetes")],
-                "not in this build yet",
+                "--kubeconfig /no/such/kubeconfig: No such file",
             ),
             (vec![], vec![], "--dir"),
             (

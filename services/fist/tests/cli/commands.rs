@@ -125,8 +125,8 @@ async fn misuse_is_two_and_says_what_to_write() {
             "http://127.0.0.1:8080",
         ),
         (
-            vec!["up", "--dir", "/tmp/x", "--executor", "kubernetes"],
-            "not in this build yet",
+            vec!["up", "--dir", "/tmp/x", "--kubeconfig", "/nowhere"],
+            "--kubeconfig /nowhere: No such file",
         ),
         (vec!["delete", "execution", "x"], "fist cancel"),
     ] {

@@ -6,4 +6,5 @@ mod documented;
 mod following;
 mod harness;
 mod lifecycle;
+mod pods;
 mod together;

@@ -13,6 +13,7 @@ pub struct Tools {
     pub curl_bytes_max: usize,
     pub kubectl_bin: String,
     pub kubeconfig: Option<PathBuf>,
+    pub kubectl_service_account: Option<String>,
     pub kubectl_namespaces: Vec<String>,
     pub redact: Vec<String>,
 }
@@ -26,6 +27,7 @@ impl Tools {
             curl_bytes_max: section.count("curl_bytes_max", 1024..=64 * 1024 * 1024),
             kubectl_bin: section.text("kubectl_bin"),
             kubeconfig: section.path("kubeconfig"),
+            kubectl_service_account: section.optional("kubectl_service_account"),
             kubectl_namespaces: section.list("kubectl_namespaces"),
             redact: section.list("redact"),
         };
@@ -39,6 +41,12 @@ impl Tools {
             section.problem(
                 "curl_allowed_networks",
                 "must be networks in CIDR notation, such as 10.0.0.0/8 or fd00::/8",
+            );
+        }
+        if tools.kubeconfig.is_some() && tools.kubectl_service_account.is_some() {
+            section.problem(
+                "kubectl_service_account",
+                "excludes tools.kubeconfig: kubectl runs as this account, or by that file",
             );
         }
         for pattern in &tools.redact {

@@ -1,15 +1,18 @@
 //! kubectl, reading only; `argv.rs` decides what may run.
 //!
 //! Invariants: there is no shell; the process sees none of our environment but what leads it to the cluster; its
-//! home is empty and private, so that no `kuberc` or plugin of the machine is read; it dies with its call.
+//! home is private, so that no `kuberc` or plugin of the machine is read; it dies with its call. Where it runs as an
+//! account of its own, that account's token is the only one it is led to.
 
 pub mod argv;
 
 use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt as _,
+    fs::{DirBuilder, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
 };
 
 use futures_util::future::BoxFuture;
@@ -20,11 +23,14 @@ use tokio::{
 };
 
 use super::{Surroundings, Tool, ToolError, cut::HeadTail};
+use crate::kubernetes::{Investigator, Pass};
 
 /// Times the shown size that is read of an output, so that redaction sees whole objects before they are cut.
 const READ_FACTOR: usize = 16;
 /// Bytes of what kubectl says on its second output.
 const STDERR_BYTES_MAX: usize = 4096;
+/// What kubectl says where the server knows the token no more.
+const UNAUTHORIZED: &str = "You must be logged in to the server";
 
 struct Kubectl {
     bin: String,
@@ -35,6 +41,7 @@ struct Kubectl {
     request_timeout: String,
     env: Vec<(String, String)>,
     home: PrivateHome,
+    investigator: Option<Arc<Investigator>>,
 }
 
 /// Makes the tool.
@@ -43,11 +50,12 @@ struct Kubectl {
 /// When its private directory cannot be made.
 pub fn make(surroundings: &Surroundings<'_>) -> Result<Box<dyn Tool>, String> {
     // PATH for credential plugins of a kubeconfig; the rest is how a pod finds its API server.
-    let leads_to_cluster = |name: &str| {
-        matches!(
-            name,
-            "PATH" | "KUBERNETES_SERVICE_HOST" | "KUBERNETES_SERVICE_PORT" | "NO_PROXY"
-        )
+    let has_account = surroundings.investigator.is_some();
+    let leads_to_cluster = |name: &str| match name {
+        "PATH" | "NO_PROXY" => true,
+        // With an account of its own, nothing may lead it to ours.
+        "KUBERNETES_SERVICE_HOST" | "KUBERNETES_SERVICE_PORT" => !has_account,
+        _ => false,
     };
     let tools = surroundings.tools;
     Ok(Box::new(Kubectl {
@@ -61,6 +69,7 @@ pub fn make(surroundings: &Surroundings<'_>) -> Result<Box<dyn Tool>, String> {
             .filter(|(name, _)| leads_to_cluster(name))
             .collect(),
         home: PrivateHome::new().map_err(|error| format!("its home directory cannot be made: {error}"))?,
+        investigator: surroundings.investigator.cloned(),
     }))
 }
 
@@ -116,13 +125,39 @@ impl Tool for Kubectl {
                 namespace: &self.namespace,
             };
             let argv = argv::allowed(&args, &policy).map_err(ToolError::Refused)?;
-            self.run(&argv).await.map_err(ToolError::Failed)
+            let given = match &self.investigator {
+                Some(investigator) => self.run_as(investigator, &argv).await,
+                None => self.run(&argv, self.kubeconfig.as_deref()).await,
+            };
+            given.map_err(ToolError::Failed)
         })
     }
 }
 
 impl Kubectl {
-    async fn run(&self, argv: &[String]) -> Result<String, String> {
+    async fn run_as(&self, investigator: &Investigator, argv: &[String]) -> Result<String, String> {
+        let first = self.run_with(investigator.pass().await?, argv).await;
+        match first {
+            // Its account was made anew, for example; what only reads can be tried again.
+            (number, Err(said)) if said.contains(UNAUTHORIZED) => {
+                investigator.forget(number).await;
+                self.run_with(investigator.pass().await?, argv).await.1
+            }
+            (_, given) => given,
+        }
+    }
+
+    async fn run_with(&self, pass: Pass, argv: &[String]) -> (u64, Result<String, String>) {
+        let given = match self.home.keep(&pass) {
+            Ok(kubeconfig) => self.run(argv, Some(&kubeconfig.0)).await,
+            Err(error) => Err(format!(
+                "the kubeconfig of its account cannot be written: {error}"
+            )),
+        };
+        (pass.number, given)
+    }
+
+    async fn run(&self, argv: &[String], kubeconfig: Option<&Path>) -> Result<String, String> {
         let mut command = Command::new(&self.bin);
         command
             .args(argv)
@@ -135,7 +170,7 @@ impl Kubectl {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        if let Some(kubeconfig) = &self.kubeconfig {
+        if let Some(kubeconfig) = kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
         }
         let mut child = command.spawn().map_err(|error| {
@@ -178,8 +213,19 @@ async fn collect(stream: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> St
     kept.finish()
 }
 
-/// An empty directory that only we may enter, gone with the tool.
+/// A directory that only we may enter, gone with the tool.
 struct PrivateHome(PathBuf);
+
+/// A file of one call, gone with it.
+struct PrivateFile(PathBuf);
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "kubectl's kubeconfig could not be removed");
+        }
+    }
+}
 
 impl PrivateHome {
     fn new() -> std::io::Result<Self> {
@@ -191,6 +237,22 @@ impl PrivateHome {
 
     fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Writes down where the account's token leads.
+    fn keep(&self, pass: &Pass) -> std::io::Result<PrivateFile> {
+        let text = pass.endpoint.kubeconfig(pass.token.expose())?;
+        let path = self
+            .0
+            .join(format!("kubeconfig-{}", uuid::Uuid::now_v7().simple()));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        let kept = PrivateFile(path);
+        file.write_all(text.as_bytes())?;
+        Ok(kept)
     }
 }
 
@@ -226,6 +288,7 @@ mod tests {
             timeout_ms: 5000,
             env: &Map::new(),
             namespace: "prod",
+            investigator: None,
         })
         .unwrap()
     }

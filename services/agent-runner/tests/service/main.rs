@@ -1,6 +1,8 @@
 //! The whole service against a real nats-server, with a mock model and a stand-in for kubectl.
 #![allow(clippy::unwrap_used)]
 
+mod in_cluster;
+#[path = "../mock/mod.rs"]
 mod mock;
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
@@ -85,8 +87,13 @@ impl Bench {
 
     /// Hands out a task; `time` from now until its deadline.
     async fn hand_out(&self, work: Value, time: Duration) -> Task {
+        self.hand_out_in("prod", work, time).await
+    }
+
+    /// The same for a workflow of this namespace.
+    async fn hand_out_in(&self, namespace: &str, work: Value, time: Duration) -> Task {
         let task = Task {
-            namespace: Namespace::new("prod").unwrap(),
+            namespace: Namespace::new(namespace).unwrap(),
             execution: ExecutionId::from_uuid(uuid::Uuid::now_v7()),
             workflow: WorkflowName::new("w").unwrap(),
             step: StepName::new("investigate").unwrap(),
