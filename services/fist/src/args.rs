@@ -71,6 +71,8 @@ pub enum Command {
     Delete(Delete),
     /// Check the server and this machine, and say what to do about what is not well
     Doctor(Doctor),
+    /// Ask one service whether it can work just now, as a health check does
+    Health(Health),
     /// Set up NATS
     #[command(subcommand)]
     Nats(Nats),
@@ -362,6 +364,11 @@ pub struct Doctor {
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
 }
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist health --server http://127.0.0.1:9090   the service whose health.listen that is")]
+pub struct Health {}
 
 #[derive(Debug, Subcommand)]
 pub enum Nats {

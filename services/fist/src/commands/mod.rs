@@ -7,6 +7,7 @@ mod delete;
 mod doctor;
 mod follow;
 mod get;
+mod health;
 mod logs;
 mod nats;
 mod run;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Validate(asked) => validate::run(&asked),
         Command::Delete(asked) => delete::run(&client()?, &asked).await,
         Command::Doctor(asked) => doctor::run(client(), &asked).await,
+        Command::Health(_) => health::run(&client()?).await,
         Command::Nats(Nats::Init(asked)) => nats::init(asked).await,
         Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked)).await,
     }
