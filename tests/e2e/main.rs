@@ -2,6 +2,7 @@
 //! tidiness of the repository. One test binary, so that it is linked once.
 #![allow(clippy::unwrap_used)]
 
+mod compose;
 mod examples;
 mod kubernetes;
 mod product;
