@@ -83,7 +83,11 @@ impl Progress {
             Some(Fact::Start(start)) => {
                 let uid = match &start.uid {
                     Some(uid) => Some(uid.clone()),
-                    None => self.registry.uid_of(&start.namespace, &start.workflow),
+                    // As it is stored, and not from memory, which may not be up to date yet.
+                    None => {
+                        let known = self.registry.read(&start.namespace, &start.workflow).await;
+                        known.ok().flatten().and_then(|known| known.workflow.metadata.uid)
+                    }
                 };
                 let total_steps = start.spec["steps"].as_array().map_or(0, Vec::len);
                 uid.map(|uid| {
