@@ -110,7 +110,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         if !is_watching {
             return Ok(());
         }
-        let outcome = kubernetes::run(&service, parts, end.clone()).await;
+        let outcome = Box::pin(kubernetes::run(&service, parts, end.clone())).await;
         end.cancel();
         outcome
     };
