@@ -77,3 +77,81 @@ async fn a_kubeconfig_that_leads_nowhere_is_told_before_anything_starts() {
     );
     assert!(!dir.exists());
 }
+
+/// What the doctor says of this cluster, without a server.
+async fn diagnosis(kubeconfig: &std::path::Path, env: &[(&str, &str)]) -> Said {
+    let output = fist()
+        .args(["doctor", "--server", "http://127.0.0.1:1", "--kubeconfig"])
+        .arg(kubeconfig)
+        .env("HOME", "/nonexistent")
+        .envs(env.iter().copied())
+        .output()
+        .await;
+    output.unwrap().into()
+}
+
+#[tokio::test]
+async fn the_doctor_asks_the_cluster_and_says_the_remedies() {
+    let Some(cluster) = TestCluster::open("agent-doctor") else {
+        return;
+    };
+    let definition = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/crds/workflows.punching-fist.io.yaml"
+    );
+    cluster.apply_shared(definition.as_ref());
+    for account in ["punching-fist-cli", "developer", "nobody"] {
+        cluster.kubectl(&["create", "serviceaccount", account]);
+    }
+    let namespace = cluster.namespace();
+    let binding = format!("--serviceaccount={namespace}:developer");
+    cluster.kubectl(&[
+        "create",
+        "rolebinding",
+        "developer",
+        "--clusterrole=edit",
+        &binding,
+    ]);
+    let (host, port) = cluster.server();
+    let address = format!("{host}:{port}");
+    let env = [
+        ("FIST_TOOLS_KUBECTL_SERVICE_ACCOUNT", "investigator"),
+        ("FIST_TOOLS_PROMETHEUS_URL", "http://127.0.0.1:1"),
+        ("FIST_HTTP_LISTEN", "0.0.0.0:8080"),
+    ];
+    let developers = cluster.kubeconfig_of("developer", &address);
+    let may_much = diagnosis(&developers, &env).await;
+    for part in [
+        format!("ok    cluster          https://{address}/ is Kubernetes v"),
+        "ok    definition       workflows.punching-fist.io serves v1alpha1".to_owned(),
+        format!("ok    rights           you may run steps as pods in the namespace {namespace}"),
+        "warn  rights           you may not run Workflow objects of all namespaces".to_owned(),
+        format!("ok    accounts         {namespace}/punching-fist-cli is there"),
+        format!("kubectl -n {namespace} create serviceaccount punching-fist-fix`, or set"),
+        format!("fail  accounts         {namespace}/investigator is not there"),
+        "warn  prometheus       http://127.0.0.1:1 cannot be asked from here".to_owned(),
+        "warn  token            http.listen 0.0.0.0:8080 is open to everybody".to_owned(),
+    ] {
+        assert!(may_much.out.contains(&part), "{part}\n{}", may_much.out);
+    }
+    assert_eq!(may_much.code, 1);
+    let nobodys = cluster.kubeconfig_of("nobody", &address);
+    let may_nothing = diagnosis(&nobodys, &env).await.out;
+    for part in [
+        "fail  rights           you may not run steps as pods",
+        "a Role must grant create pods, delete pods, get pods, list pods, watch pods, get pods/log, list events",
+        "fail  rights           you may not let the agents' kubectl run as investigator",
+        "create serviceaccounts/token of investigator",
+        "cannot be told",
+    ] {
+        assert!(may_nothing.contains(part), "{part}\n{may_nothing}");
+    }
+    // Somewhere where no API server is.
+    let nowhere = diagnosis(&cluster.kubeconfig_of("nobody", "127.0.0.1:1"), &env).await;
+    assert!(
+        nowhere
+            .out
+            .contains("fail  cluster          https://127.0.0.1:1/ does not answer"),
+        "{nowhere:?}"
+    );
+}
