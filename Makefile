@@ -21,7 +21,7 @@ lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-generate: ## write the files that are made of the code
+generate: ## write what is made of the code and of other files: the CRD, the chart's copies, plain manifests
 	cargo run --quiet --package fist -- crd > deploy/crds/workflows.punching-fist.io.yaml.part
 	mv deploy/crds/workflows.punching-fist.io.yaml.part deploy/crds/workflows.punching-fist.io.yaml
 	@scripts/generate-deploy

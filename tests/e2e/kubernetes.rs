@@ -289,7 +289,8 @@ async fn an_applied_workflow_runs_once_whoever_is_killed() {
     }
 }
 
-#[tokio::test]
+// The door must be kept while kubectl is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_is_away_for_a_minute_loses_and_doubles_nothing() {
     let Some(mut cluster) = open("e2e-away") else {
         return;

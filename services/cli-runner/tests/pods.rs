@@ -370,7 +370,8 @@ async fn another_runner_adopts_what_one_has_begun() {
     assert_eq!((listed.len(), &listed[0]["metadata"]["uid"]), (1, &uid));
 }
 
-#[tokio::test]
+// The door must be kept while kubectl is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_goes_away_changes_no_result() {
     let Some(bench) = Bench::open("away") else { return };
     let (host, port) = bench.cluster.server();

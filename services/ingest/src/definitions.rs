@@ -242,6 +242,13 @@ impl Registry {
         Ok(())
     }
 
+    /// UID of the Kubernetes object that a definition came from, from memory.
+    pub fn uid_of(&self, namespace: &Namespace, name: &WorkflowName) -> Option<String> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let known = held.get(&(namespace.clone(), name.clone()))?;
+        known.workflow.metadata.uid.clone()
+    }
+
     /// One definition, as it is stored.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod definitions;
 pub mod http;
 mod identity;
 mod intake;
+mod kubernetes;
 mod queries;
 pub mod sources;
 mod start;
@@ -72,6 +73,12 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         starter: starter.clone(),
         admission: admission.clone(),
     }));
+    let parts = kubernetes::Parts {
+        log: log.clone(),
+        registry: registry.clone(),
+        starter: starter.clone(),
+        admission: admission.clone(),
+    };
     let intake = Intake::new(
         log.clone(),
         started,
@@ -98,11 +105,25 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         end.cancel();
         outcome
     };
-    let serving = async { tokio::join!(working, door, registry.watch(&end)) };
-    let (outcome, (), ()) = tokio::select! {
-        ended = serving => ended,
-        never = look_after(&service, &log, &[topology::INGEST]) => match never {},
+    let is_watching = service.config.ingest.watch_workflows;
+    let watching = async {
+        if !is_watching {
+            return Ok(());
+        }
+        let outcome = kubernetes::run(&service, parts, end.clone()).await;
+        end.cancel();
+        outcome
     };
+    let serving = async { tokio::join!(working, watching, door, registry.watch(&end)) };
+    let queues: &[_] = match is_watching {
+        true => &[topology::INGEST, topology::WORKFLOW_STATUS],
+        false => &[topology::INGEST],
+    };
+    let (worked, watched, (), ()) = tokio::select! {
+        ended = Box::pin(serving) => ended,
+        never = look_after(&service, &log, queues) => match never {},
+    };
+    let outcome = worked.and(watched);
     connection.close().await;
     outcome
 }

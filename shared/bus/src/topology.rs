@@ -159,8 +159,26 @@ pub const INGEST: Durable = Durable {
     in_flight_max: 1024,
 };
 
+/// What the lanes say, for the status of Workflow objects. Where nobody watches any, nobody reads it, which costs
+/// nothing: the log keeps its messages by age.
+pub const WORKFLOW_STATUS: Durable = Durable {
+    name: "workflow-status",
+    stream: StreamId::Log,
+    filters: || vec![subjects::ALL_COMMANDS.to_owned()],
+    ack_wait: ACK_WAIT,
+    in_flight_max: 1024,
+};
+
 /// Every durable consumer there is.
-pub const DURABLES: [Durable; 6] = [SCHEDULER, TIMERS, CLI, AGENT, STORE_WRITER, INGEST];
+pub const DURABLES: [Durable; 7] = [
+    SCHEDULER,
+    TIMERS,
+    CLI,
+    AGENT,
+    STORE_WRITER,
+    INGEST,
+    WORKFLOW_STATUS,
+];
 
 /// What an operator chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,6 +40,7 @@ use params::Params;
 use problem::Problem;
 
 pub use door::router;
+pub use events::end_status;
 
 /// Event streams and followed logs open at one time; each holds two subscriptions.
 const STREAMS_MAX: usize = 256;

@@ -9,6 +9,8 @@ pub struct Ingest {
     pub concurrency: usize,
     pub seen_hours: u64,
     pub started_days: u64,
+    pub watch_workflows: bool,
+    pub watch_namespaces: Vec<String>,
 }
 
 impl Ingest {
@@ -17,6 +19,8 @@ impl Ingest {
             concurrency: section.count("concurrency", 1..=1024),
             seen_hours: section.number("seen_hours", 1..=8760),
             started_days: section.number("started_days", 8..=3650),
+            watch_workflows: section.flag("watch_workflows"),
+            watch_namespaces: section.list("watch_namespaces"),
         }
     }
 }

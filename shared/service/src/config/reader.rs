@@ -184,6 +184,15 @@ impl<'a> Section<'a> {
         usize::try_from(number).unwrap_or(*allowed.end())
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &str) -> bool {
+        let given = self.given(key);
+        given.value.as_bool().unwrap_or_else(|| {
+            self.refuse(key, &given, "must be true or false");
+            false
+        })
+    }
+
     /// One of a closed set of words.
     pub(super) fn one_of<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> T {
         let given = self.given(key);
