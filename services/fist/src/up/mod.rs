@@ -68,7 +68,7 @@ pub async fn run(asked: Up) -> Result<Code, Failure> {
         nats: description,
         commands,
     };
-    let outcome = with_nats(config, &directory, &found, shutdown).await;
+    let outcome = Box::pin(with_nats(config, &directory, &found, shutdown)).await;
     nats_stops.cancel();
     if let Some(supervised) = supervised {
         let _ = supervised.await;

@@ -81,6 +81,7 @@ pub(super) fn is_meant(config: &Config, asked: &Doctor) -> bool {
     asked.kubeconfig.is_some()
         || asked.namespace.is_some()
         || config.cli.executor == Executor::Kubernetes
+        || config.ingest.watch_workflows
         || config.kubernetes.kubeconfig.is_some()
         || config.tools.kubectl_service_account.is_some()
 }
@@ -119,7 +120,7 @@ pub(super) async fn ask(config: &Config, asked: &Doctor, checks: &mut Checks) {
         pods(config, &cluster, checks).await;
     }
     if has_definition {
-        objects(&cluster, checks).await;
+        objects(config, &cluster, checks).await;
     }
     if let Some(account) = &config.tools.kubectl_service_account {
         investigator(account, &cluster, checks).await;
@@ -216,18 +217,33 @@ async fn pods(config: &Config, cluster: &Cluster, checks: &mut Checks) {
 }
 
 /// Workflow objects, which somebody may want to be run.
-async fn objects(cluster: &Cluster, checks: &mut Checks) {
-    let of_group = |verb, resource| Right {
-        group: names::GROUP,
-        ..Right::new(verb, resource, "")
+async fn objects(config: &Config, cluster: &Cluster, checks: &mut Checks) {
+    let missing = match config.ingest.watch_workflows {
+        true => Grade::Fail,
+        false => Grade::Warn,
     };
-    let rights = [
-        of_group("list", "workflows"),
-        of_group("watch", "workflows"),
-        of_group("patch", "workflows/status"),
-    ];
-    let what = "run Workflow objects of all namespaces";
-    self::rights(cluster, &rights, Grade::Warn, what, checks).await;
+    // No namespace stands for all of them, here as in a review.
+    let everywhere = [String::new()];
+    let namespaces = match config.ingest.watch_namespaces.as_slice() {
+        [] => everywhere.as_slice(),
+        named => named,
+    };
+    for namespace in namespaces {
+        let of_group = |verb, resource| Right {
+            group: names::GROUP,
+            ..Right::new(verb, resource, namespace)
+        };
+        let rights = [
+            of_group("list", "workflows"),
+            of_group("watch", "workflows"),
+            of_group("patch", "workflows/status"),
+        ];
+        let what = match namespace.as_str() {
+            "" => "run Workflow objects of all namespaces".to_owned(),
+            namespace => format!("run Workflow objects of the namespace {namespace}"),
+        };
+        self::rights(cluster, &rights, missing, &what, checks).await;
+    }
 }
 
 async fn investigator(account: &str, cluster: &Cluster, checks: &mut Checks) {
