@@ -1,7 +1,12 @@
 //! `fist up` with commands as pods, on a real cluster.
 
-use crate::harness::{Said, Up, fist};
+use crate::harness::{Said, Up, eventually, fist};
 use cluster::testing::{TestCluster, shell_image};
+
+const DEFINITION: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/crds/workflows.punching-fist.io.yaml"
+);
 
 const WORKFLOW: &str = "apiVersion: punching-fist.io/v1alpha1
 kind: Workflow
@@ -56,6 +61,51 @@ async fn a_command_runs_as_a_pod_of_the_kubeconfigs_namespace() {
 }
 
 #[tokio::test]
+async fn workflow_objects_run_where_that_is_asked_for() {
+    let Some(cluster) = TestCluster::open("agent-watch") else {
+        return;
+    };
+    cluster.apply_shared(DEFINITION.as_ref());
+    cluster.kubectl(&["create", "serviceaccount", "developer"]);
+    let binding = format!("--serviceaccount={}:developer", cluster.namespace());
+    cluster.kubectl(&[
+        "create",
+        "rolebinding",
+        "developer",
+        "--clusterrole=edit",
+        &binding,
+    ]);
+    let workflows = "--resource=workflows.punching-fist.io,workflows.punching-fist.io/status";
+    let verbs = "--verb=get,list,watch,patch,update";
+    cluster.kubectl(&["create", "role", "workflows", verbs, workflows]);
+    cluster.kubectl(&["create", "rolebinding", "workflows", "--role=workflows", &binding]);
+    let (host, port) = cluster.server();
+    let kubeconfig = cluster.kubeconfig_of("developer", &format!("{host}:{port}"));
+    let dir = cluster.directory().join("up");
+    let arguments = [
+        "--executor",
+        "kubernetes",
+        "--watch-workflows",
+        "--kubeconfig",
+        kubeconfig.to_str().unwrap(),
+    ];
+    let image = shell_image();
+    let env = [
+        ("FIST_CLI_DEFAULT_IMAGE", image.as_str()),
+        ("FIST_CLI_POD_SERVICE_ACCOUNT", "none"),
+        ("FIST_INGEST_WATCH_NAMESPACES", cluster.namespace()),
+    ];
+    let up = Up::start_in(&dir, &arguments, &env).await;
+    cluster.apply(WORKFLOW);
+    eventually("the object says how it ended", async || {
+        let object = cluster.get(&["workflow", "in-a-pod"]);
+        (object["status"]["phase"] == "Succeeded").then_some(())
+    })
+    .await;
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn a_kubeconfig_that_leads_nowhere_is_told_before_anything_starts() {
     let home = tempfile::tempdir().unwrap();
     let empty = home.path().join("kubeconfig");
@@ -95,11 +145,7 @@ async fn the_doctor_asks_the_cluster_and_says_the_remedies() {
     let Some(cluster) = TestCluster::open("agent-doctor") else {
         return;
     };
-    let definition = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/crds/workflows.punching-fist.io.yaml"
-    );
-    cluster.apply_shared(definition.as_ref());
+    cluster.apply_shared(DEFINITION.as_ref());
     for account in ["punching-fist-cli", "developer", "nobody"] {
         cluster.kubectl(&["create", "serviceaccount", account]);
     }
