@@ -3,7 +3,8 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test sim lint generate fmt deny ci nats-server clean
+.PHONY: help demo test test-kube test-compose bench-kube sim lint generate fmt deny ci nats-server images \
+	compose-up compose-demo compose-down clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -13,6 +14,13 @@ demo: ## an alert, an investigation of this machine, a report: about a minute af
 
 test: ## every test that needs no cluster; starts what it talks to by itself
 	$(NATS) cargo test --workspace --no-fail-fast
+
+test-compose: ## only the compose stack, on a Docker daemon: kills every service in turn
+	DOCKER_HOST="$${DOCKER_HOST:-$$(docker context inspect --format '{{.Endpoints.docker.Host}}')}" \
+		cargo test --package e2e --test e2e compose -- --nocapture
+
+test-kube: ## every test that needs a cluster, in the one that TEST_KUBECONFIG (else KUBECONFIG) names
+	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" scripts/test-kube
 
 sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
 	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-5000}" cargo test --package scheduler --test simulation -- --nocapture
@@ -36,6 +44,19 @@ ci: lint test demo ## what must be green before a change lands
 
 nats-server: ## install nats-server, if there is none, and print where it is
 	@scripts/nats-server
+
+images: ## build the images: make images IMAGES="--tag v1 --save images"
+	@scripts/images $(IMAGES)
+
+compose-up: ## build the images and start everything in containers; says where to look
+	@scripts/compose-up
+
+compose-demo: ## a Prometheus rule fires by itself, a workflow investigates, its report is printed
+	@scripts/compose-demo
+
+compose-down: ## stop the containers; what they stored stays in volumes
+	@docker compose down --remove-orphans
+	@echo "What was stored is kept. To remove it, too: docker compose down --volumes"
 
 clean: ## remove what the build made
 	cargo clean

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod chart;
+mod compose;
 mod examples;
 mod install;
 mod kubernetes;

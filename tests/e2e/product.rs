@@ -294,7 +294,7 @@ fn binary(service: &str) -> PathBuf {
 
 /// A port that is free just now. Another may take it before the service does; the service then says so, ends,
 /// and the test fails at its deadline with these words.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -182,3 +182,92 @@ fn paths_that_documents_name_exist() {
     }
     assert!(missing.is_empty(), "{missing:#?}");
 }
+
+/// The members of the workspace, by their directories.
+fn members() -> Vec<String> {
+    let manifests = files(&root(), "Cargo.toml");
+    let directories = manifests
+        .iter()
+        .filter_map(|path| path.parent()?.strip_prefix(root()).ok());
+    directories
+        .map(|path| path.to_string_lossy().into_owned())
+        .filter(|path| !path.is_empty())
+        .collect()
+}
+
+#[test]
+fn the_image_is_built_from_every_crate() {
+    let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let copied: Vec<&str> = dockerfile
+        .lines()
+        .filter(|line| line.starts_with("COPY ") && line.contains("/Cargo.toml "))
+        .collect();
+    let mut expected: Vec<String> = members()
+        .iter()
+        .map(|member| format!("COPY {member}/Cargo.toml {member}/"))
+        .collect();
+    expected.sort();
+    let mut found = copied;
+    found.sort_unstable();
+    assert_eq!(found, expected, "the Dockerfile's dependency layer copies these");
+}
+
+/// That layer has manifests and no sources: a target whose file is not named is looked for, and missed.
+#[test]
+fn manifests_name_the_files_of_their_targets() {
+    let mut unnamed = Vec::new();
+    for member in members() {
+        let path = root().join(&member).join("Cargo.toml");
+        let manifest: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        for kind in ["bin", "test", "example", "bench"] {
+            for target in manifest
+                .get(kind)
+                .and_then(|list| list.as_array())
+                .into_iter()
+                .flatten()
+            {
+                if target.get("path").is_none() {
+                    unnamed.push(format!("{member}: [[{kind}]] {}", target["name"]));
+                }
+            }
+        }
+    }
+    assert!(unnamed.is_empty(), "give these a `path`: {unnamed:#?}");
+}
+
+/// `.dockerignore` sends nothing but these directories to the daemon.
+#[test]
+fn what_is_compiled_in_is_part_of_the_crates() {
+    let needles = [["include_", "str!("], ["include_", "bytes!("]].map(|parts| parts.concat());
+    let mut outside = Vec::new();
+    for (path, text) in sources() {
+        let is_tested_only =
+            path.contains("/tests/") || path.starts_with("tests/") || path.ends_with("tests.rs");
+        if is_tested_only {
+            continue;
+        }
+        for rest in needles
+            .iter()
+            .flat_map(|needle| text.split(needle.as_str()).skip(1))
+        {
+            let named = rest.split('"').nth(1).unwrap_or_default();
+            let directory = Path::new(&path).parent().unwrap();
+            let mut place = PathBuf::new();
+            for part in directory.join(named).components() {
+                match part {
+                    std::path::Component::ParentDir => {
+                        place.pop();
+                    }
+                    part => place.push(part),
+                }
+            }
+            if !place.starts_with("shared") && !place.starts_with("services") {
+                outside.push(format!("{path}: {}", place.display()));
+            }
+        }
+    }
+    assert!(
+        outside.is_empty(),
+        "the image's build cannot see these: {outside:#?}"
+    );
+}

@@ -73,6 +73,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Print the Kubernetes definition of workflows: `fist crd | kubectl apply --server-side -f -`
     Crd,
+    /// Ask one service whether it can work just now, as a health check does
+    Health(Health),
     /// Set up NATS
     #[command(subcommand)]
     Nats(Nats),
@@ -380,6 +382,11 @@ pub struct Doctor {
     #[arg(short, long)]
     pub namespace: Option<String>,
 }
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist health --server http://127.0.0.1:9090   the service whose health.listen that is")]
+pub struct Health {}
 
 #[derive(Debug, Subcommand)]
 pub enum Nats {

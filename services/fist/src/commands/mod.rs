@@ -8,6 +8,7 @@ mod delete;
 mod doctor;
 mod follow;
 mod get;
+mod health;
 mod logs;
 mod nats;
 mod run;
@@ -40,6 +41,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Delete(asked) => delete::run(&client()?, &asked).await,
         Command::Doctor(asked) => doctor::run(client(), &asked).await,
         Command::Crd => crd::run(),
+        Command::Health(_) => health::run(&client()?).await,
         Command::Nats(Nats::Init(asked)) => nats::init(asked).await,
         Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked)).await,
     }

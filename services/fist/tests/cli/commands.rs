@@ -310,6 +310,41 @@ async fn a_token_is_asked_for_and_brought() {
 }
 
 #[tokio::test]
+async fn health_is_silent_where_it_is_well_and_says_why_where_it_is_not() {
+    // The door that every service has.
+    let health = service::Health::new();
+    let listener = service::http::bind("health.listen", "127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let serving = tokio::spawn(service::http::serve(
+        listener,
+        service::health::router(health.clone(), service::Metrics::new()),
+        service::health_limits(),
+        shutdown.clone(),
+    ));
+    let says = async || -> Said {
+        let mut command = fist();
+        command.args(["health", "--server", &url]);
+        command.output().await.unwrap().into()
+    };
+
+    health.set("nats", Err("connection refused".to_owned()));
+    let ill = says().await;
+    assert_eq!((ill.code, ill.out.as_str()), (1, ""));
+    assert!(
+        ill.err.contains("is not ready") && ill.err.contains("connection refused"),
+        "{}",
+        ill.err
+    );
+    health.set("nats", Ok(()));
+    let well = says().await;
+    assert_eq!((well.code, well.out.as_str(), well.err.as_str()), (0, "", ""));
+    shutdown.cancel();
+    serving.await.unwrap();
+    assert_eq!(says().await.code, 3);
+}
+
+#[tokio::test]
 async fn the_doctor_says_what_is_well() {
     let up = Up::start().await;
     // Until the first look, a check may not have reported.
