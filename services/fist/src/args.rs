@@ -374,6 +374,13 @@ pub struct Doctor {
     /// Also check this NATS server, beyond what the server says
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
+    /// Also check the cluster that this kubeconfig leads to [default: where the configuration means one, as
+    /// kubernetes.kubeconfig says]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace in the cluster that steps run in and accounts are of [default: the kubeconfig's]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -164,6 +164,16 @@ impl Client {
         })
     }
 
+    /// Whether no token is sent.
+    pub fn is_anybody(&self) -> bool {
+        self.token.is_none()
+    }
+
+    /// Whether the server is reached without leaving this machine. A forwarded port looks so too.
+    pub fn is_on_this_machine(&self) -> bool {
+        is_loopback(&self.base)
+    }
+
     /// The server's address.
     pub fn address(&self) -> &str {
         &self.shown

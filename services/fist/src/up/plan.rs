@@ -254,6 +254,9 @@ mod tests {
         assert_eq!(both.config.cli.executor, service::config::Executor::Kubernetes);
         assert_eq!(both.config.kubernetes.kubeconfig.as_ref(), Some(&path));
         assert_eq!(both.config.tools.kubeconfig.as_ref(), Some(&path));
+        assert!(!both.config.ingest.watch_workflows);
+        let watching = plan(&[&words[..], &["--watch-workflows"]].concat(), &[]).unwrap();
+        assert!(watching.config.ingest.watch_workflows);
         let of_its_own = [("FIST_TOOLS_KUBECONFIG", "/theirs")];
         let theirs = plan(&words, &of_its_own).unwrap();
         assert_eq!(theirs.config.tools.kubeconfig, Some("/theirs".into()));

@@ -289,16 +289,20 @@ allowed_endpoints = ["llm.internal"]
 url = "mysql://root:hunter2@db/fist"
 [log]
 level = "loud"
+[tools]
+kubeconfig = "/k"
+kubectl_service_account = "investigator"
 "#,
         &[("FIST_NATS_CREDENTIALS_FILE", "/etc/nats.creds")],
         expect![[r#"
-            the configuration has 8 errors:
+            the configuration has 9 errors:
               fist.toml:3: nats.url = (hidden): must not hold a password, since addresses are logged; use nats.user and nats.password
               fist.toml:4: nats.user = "me": needs nats.password, and the password a user: set both or neither
               FIST_NATS_CREDENTIALS_FILE = "/etc/nats.creds": takes the place of nats.user and nats.password: set one of the two
               fist.toml:7: cli.output_spill_bytes_max = 2048: must not be less than cli.output_inline_bytes_max
               fist.toml:9: llm.default_provider = "scripted": needs llm.scripted_dir, the directory of its files
               fist.toml:10: llm.allowed_endpoints = ["llm.internal"]: must be addresses that begin with https:// or http://
+              fist.toml:17: tools.kubectl_service_account = "investigator": excludes tools.kubeconfig: kubectl runs as this account, or by that file
               fist.toml:12: database.url = (hidden): must begin with sqlite:// or postgres://
               fist.toml:14: log.level = "loud": must be error, warn, info, debug or trace, or a list such as info,scheduler=debug
         "#]],

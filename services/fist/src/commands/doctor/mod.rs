@@ -2,7 +2,9 @@
 //!
 //! Invariant: keys and passwords are never shown, only whether they are there.
 
-use std::{path::PathBuf, time::Duration};
+mod in_cluster;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use bus::{
     Connection,
@@ -15,7 +17,7 @@ use service::config::{Config, Secret, Secrets, process_env};
 use super::Outcome;
 use crate::{
     args::Doctor,
-    client::{Client, Request},
+    client::{Client, Request, causes},
     failure::{Code, Failure},
     show::{self, Style},
     up,
@@ -23,6 +25,12 @@ use crate::{
 
 /// How long to look for a NATS server.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How long Prometheus may take to answer.
+const PROMETHEUS_MAX: Duration = Duration::from_secs(5);
+/// What is wrong with an API that asks for no token.
+const OPEN: &str = "is open to everybody who reaches it, and who does can run commands: set http.tokens or \
+                    http.tokens_file (`openssl rand -hex 24` makes one)";
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,8 +71,16 @@ pub async fn run(client: Result<Client, Failure>, asked: &Doctor) -> Outcome {
             checks.add(Grade::Ok, "configuration", "is valid");
             let is_named = names_nats(&mut config, asked);
             nats(&config, is_named, &mut checks).await;
+            door(&config, &mut checks);
             models(&config, &mut checks);
             tools(&config, &mut checks);
+            let is_in_cluster = in_cluster::is_meant(&config, asked);
+            if is_in_cluster {
+                in_cluster::ask(&config, asked, &mut checks).await;
+            }
+            if is_in_cluster || config.tools.prometheus_url != Config::default().tools.prometheus_url {
+                prometheus(&config, &mut checks).await;
+            }
         }
         Err(errors) => checks.add(Grade::Fail, "configuration", errors.to_string()),
     }
@@ -113,7 +129,12 @@ async fn server(client: &Client, checks: &mut Checks) -> bool {
         .send(&Request::get(&["api", "v1", "executions"]).query("limit", Some(1)))
         .await;
     match query {
-        Ok(_) => checks.add(Grade::Ok, "database", "answers questions"),
+        Ok(_) => {
+            checks.add(Grade::Ok, "database", "answers questions");
+            if client.is_anybody() && !client.is_on_this_machine() {
+                checks.add(Grade::Warn, "token", format!("{} {OPEN}", client.address()));
+            }
+        }
         Err(failure) if failure.code == Code::Misuse => checks.add(Grade::Fail, "token", failure.message),
         Err(failure) => checks.add(Grade::Fail, "database", failure.message),
     }
@@ -211,6 +232,56 @@ async fn nats(config: &Config, is_named: bool, checks: &mut Checks) {
     }
 }
 
+/// Whether a server of this configuration would let anybody in.
+fn door(config: &Config, checks: &mut Checks) {
+    if config.http.tokens.is_empty() && !is_this_machine(&config.http.listen) {
+        let listen = &config.http.listen;
+        checks.add(Grade::Warn, "token", format!("http.listen {listen} {OPEN}"));
+    }
+}
+
+/// Whether only this machine reaches an address to listen at.
+fn is_this_machine(listen: &str) -> bool {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// The Prometheus that agents ask, where the workflow names none.
+async fn prometheus(config: &Config, checks: &mut Checks) {
+    let url = config.tools.prometheus_url.trim_end_matches('/');
+    let reason = match asked(url).await {
+        Ok(status) if status.is_success() => {
+            return checks.add(Grade::Ok, "prometheus", format!("{url} answers"));
+        }
+        Ok(status) => format!("answers {status}"),
+        Err(reason) => format!("cannot be asked from here: {reason}"),
+    };
+    checks.add(
+        Grade::Warn,
+        "prometheus",
+        format!(
+            "{url} {reason}; the promql tool of agents needs it: set tools.prometheus_url, or PROMETHEUS_URL in a \
+             workflow's environment"
+        ),
+    );
+}
+
+async fn asked(url: &str) -> Result<reqwest::StatusCode, String> {
+    service::install_crypto();
+    let http = reqwest::Client::builder()
+        .timeout(PROMETHEUS_MAX)
+        .build()
+        .map_err(|error| causes(&error))?;
+    let question = http.get(format!("{url}/api/v1/query?query=1")).send().await;
+    question
+        .map(|answer| answer.status())
+        .map_err(|error| causes(&error.without_url()))
+}
+
 fn models(config: &Config, checks: &mut Checks) {
     let secrets = match Secrets::from_env(&config.llm) {
         Ok(secrets) => secrets,
@@ -279,4 +350,28 @@ fn on_path(name: &str, path: &str) -> Option<PathBuf> {
     std::env::split_paths(path)
         .map(|dir| dir.join(name))
         .find(is_program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_door_is_warned_of_where_others_reach_it() {
+        let warned = |listen: &str, tokens: &[&str]| {
+            let mut config = Config::default();
+            config.http.listen = listen.to_owned();
+            config.http.tokens = tokens.iter().map(|token| Secret::new(*token)).collect();
+            let mut checks = Checks::default();
+            door(&config, &mut checks);
+            checks.0.iter().any(|check| check.grade == Grade::Warn)
+        };
+        for listen in ["127.0.0.1:8080", "[::1]:8080", "localhost:8080", "127.8.0.1:0"] {
+            assert!(!warned(listen, &[]), "{listen}");
+        }
+        for listen in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080", "fist.example:8080"] {
+            assert!(warned(listen, &[]), "{listen}");
+            assert!(!warned(listen, &["t"]), "{listen}");
+        }
+    }
 }
