@@ -5,5 +5,6 @@ mod alertmanager;
 mod api;
 mod contract;
 mod intake;
+mod kubernetes;
 mod webhooks;
 mod world;
