@@ -415,3 +415,21 @@ async fn nothing_is_lost(stack: &Stack) {
         assert_eq!(list["items"].as_array().unwrap().len(), 1, "{victim}: {list:#}");
     }
 }
+
+#[test]
+fn the_example_of_settings_has_the_defaults() {
+    let compose = fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    let example = fs::read_to_string(root().join(".env.example")).unwrap();
+    let mut missing = Vec::new();
+    for setting in compose.split("${").skip(1) {
+        let setting = setting.split('}').next().unwrap();
+        let (name, default) = setting.split_once(":-").expect("every setting has a default");
+        // These are for who builds images elsewhere.
+        let is_special = ["FIST_VERSION", "FIST_REVISION", "FIST_IMAGE", "FIST_AGENT_IMAGE"].contains(&name);
+        let line = format!("{name}={default}");
+        if !is_special && !example.lines().any(|found| found == line) {
+            missing.push(line);
+        }
+    }
+    assert!(missing.is_empty(), ".env.example lacks: {missing:#?}");
+}
