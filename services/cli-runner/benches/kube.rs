@@ -25,6 +25,8 @@ use protocol::{Attempt, ExecutionId, Namespace, StepName, WorkflowName};
 use serde_json::json;
 use service::clock;
 
+/// How often one pod and one step are measured, by turns.
+const ROUNDS: usize = 7;
 /// What anything here may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -112,10 +114,6 @@ fn median(mut all: Vec<Duration>) -> f64 {
 }
 
 async fn measured(cluster: &TestCluster, client: Client) {
-    let rounds: usize = std::env::var("BENCH_PODS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(7);
     let api: Api<Pod> = Api::namespaced(client.clone(), cluster.namespace());
     let settings = Settings {
         account: None,
@@ -127,12 +125,12 @@ async fn measured(cluster: &TestCluster, client: Client) {
     step(&pods, "warm").await;
     bare_pods(&api, &["warm".to_owned()]).await;
     let (mut alone, mut steps) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
+    for round in 0..ROUNDS {
         alone.push(bare_pods(&api, &[format!("bare-{round}")]).await);
         steps.push(step(&pods, &format!("step-{round}")).await);
     }
     let (alone, one) = (median(alone), median(steps));
-    println!("one bare pod     {alone:7.3} s   median of {rounds}");
+    println!("one bare pod     {alone:7.3} s   median of {ROUNDS}");
     println!(
         "one step         {one:7.3} s   {:+.0} ms, {:.2} of the bare pod (wanted: at most +100 ms)",
         (one - alone) * 1000.0,
