@@ -9,7 +9,6 @@
 //!   share an entry, the last one holds, and the object takes it back at its next change or resync.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Parts,
+    heard::{Heard, Version},
     objects::{Objects, Place, Said, place_of},
     status::Status,
 };
@@ -49,12 +49,6 @@ const AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(500), Duration::from_s
 /// What kubectl keeps of its own in an object, which is no business of a definition.
 const KUBECTL_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Namespace and name.
-type Key = (String, String);
-
-/// What an object is known by: UID and resource version; `None` once it is gone.
-type Version = Option<(String, String)>;
-
 /// Takes objects in.
 pub struct Intake {
     objects: Objects,
@@ -62,12 +56,13 @@ pub struct Intake {
     registry: Registry,
     starter: Starter,
     admission: Admission,
-    /// The newest version of each object that was heard of: what is older is not worked on any more.
-    latest: Mutex<HashMap<Key, Version>>,
+    heard: Mutex<Heard>,
 }
 
 /// What is to be done.
 enum Change {
+    /// A list begins.
+    Listing,
     Applied(Box<DynamicObject>),
     Deleted(Box<DynamicObject>),
     /// All objects are known: what is stored of others has lost its object.
@@ -82,7 +77,7 @@ impl Intake {
             registry: parts.registry.clone(),
             starter: parts.starter.clone(),
             admission: parts.admission.clone(),
-            latest: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 
@@ -125,48 +120,49 @@ impl Intake {
                 }
             })
             .filter_map(|event| async move {
-                match event? {
-                    Event::Apply(object) | Event::InitApply(object) => {
-                        Some(Change::Applied(Box::new(object)))
-                    }
-                    Event::Delete(object) => Some(Change::Deleted(Box::new(object))),
-                    Event::InitDone => Some(Change::Listed),
-                    Event::Init => None,
-                }
+                Some(match event? {
+                    Event::Init => Change::Listing,
+                    Event::Apply(object) | Event::InitApply(object) => Change::Applied(Box::new(object)),
+                    Event::Delete(object) => Change::Deleted(Box::new(object)),
+                    Event::InitDone => Change::Listed,
+                })
             });
         changes
             .map(|change| {
                 // In the order in which they come, before anybody works on them.
-                self.note(&change);
+                self.note(&change, scope);
                 change
             })
             .for_each_concurrent(CONCURRENCY, |change| self.take(change, scope))
             .await;
     }
 
-    fn note(&self, change: &Change) {
-        let (object, is_there) = match change {
-            Change::Applied(object) => (object, true),
-            Change::Deleted(object) => (object, false),
-            Change::Listed => return,
-        };
-        let Some((key, version)) = key_and_version(object) else {
-            return;
-        };
-        lock(&self.latest).insert(key, Some(version).filter(|_| is_there));
+    fn note(&self, change: &Change, scope: Option<&str>) {
+        let mut heard = lock(&self.heard);
+        match change {
+            Change::Listing => heard.listing(scope),
+            Change::Applied(object) => {
+                if let Some(version) = Version::of(object) {
+                    heard.there(version);
+                }
+            }
+            Change::Deleted(object) => {
+                if let Some(version) = Version::of(object) {
+                    heard.gone(&version);
+                }
+            }
+            Change::Listed => {}
+        }
     }
 
     async fn take(&self, change: Change, scope: Option<&str>) {
         match change {
+            Change::Listing => {}
             Change::Applied(object) => {
-                let Some((key, version)) = key_and_version(&object) else {
+                let Some(version) = Version::of(&object) else {
                     return;
                 };
-                let is_latest = || {
-                    lock(&self.latest)
-                        .get(&key)
-                        .is_some_and(|latest| *latest == Some(version.clone()))
-                };
+                let is_latest = || lock(&self.heard).is_latest(&version);
                 self.persist(&object, is_latest, |object| self.applied(object))
                     .await;
             }
@@ -443,9 +439,7 @@ impl Intake {
                 uid,
             };
             let is_in_scope = scope.is_none_or(|scope| scope == place.namespace);
-            let heard_of = lock(&self.latest)
-                .get(&(place.namespace.clone(), place.name.clone()))
-                .is_some_and(|latest| latest.as_ref().is_some_and(|(uid, _)| *uid == place.uid));
+            let heard_of = lock(&self.heard).has(&place.namespace, &place.name, &place.uid);
             // The list is of a moment that has passed: the API server has the last word.
             if is_in_scope && !heard_of && self.objects.get(&place).await?.is_none() {
                 self.undefine(&known.namespace, &known.name, &place.uid).await?;
@@ -453,12 +447,6 @@ impl Intake {
         }
         Ok(())
     }
-}
-
-fn key_and_version(object: &DynamicObject) -> Option<(Key, (String, String))> {
-    let metadata = &object.metadata;
-    let key = (metadata.namespace.clone()?, metadata.name.clone()?);
-    Some((key, (metadata.uid.clone()?, metadata.resource_version.clone()?)))
 }
 
 /// The execution that this object is, as it stands.

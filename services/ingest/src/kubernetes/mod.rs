@@ -14,6 +14,7 @@
 //!   meanwhile is taken in when it is back.
 //! - There is no finalizer, so no object and no namespace ever waits for us to go.
 
+mod heard;
 mod intake;
 mod objects;
 mod progress;
