@@ -13,6 +13,7 @@ use protocol::live::Stream;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    position::{News, Position, Reading},
     requests::Requests,
     standing::{Standing, standing},
     watching::Watched,
@@ -27,8 +28,6 @@ use crate::{
 const AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
 /// Reads of an ended pod's log that miss its end, before it is taken for cut off: the node may lag behind.
 const ENDED_READS_MAX: u32 = 5;
-/// Bytes of the log's beginning by which it is known again.
-const HEAD_BYTES: usize = 4096;
 /// What stands in the output for a beginning that is gone.
 const LOST_NOTE: &[u8] =
     b"\n... [a part of the log is missing here: the node rotated it before it was read] ...\n";
@@ -55,9 +54,7 @@ pub struct Follower<'a> {
     stderr: Capture,
     live_stdout: Lines<'a>,
     live_stderr: Lines<'a>,
-    /// Bytes of the log that were read.
-    bytes: u64,
-    head: Vec<u8>,
+    position: Position,
 }
 
 impl<'a> Follower<'a> {
@@ -80,8 +77,7 @@ impl<'a> Follower<'a> {
             stderr: Capture::new(limits),
             live_stdout: Lines::new(live, Stream::Stdout),
             live_stderr: Lines::new(live, Stream::Stderr),
-            bytes: 0,
-            head: Vec::new(),
+            position: Position::default(),
         }
     }
 
@@ -125,7 +121,7 @@ impl<'a> Follower<'a> {
                 }
                 Some(_) => {}
             }
-            let before = (self.bytes, Instant::now());
+            let before = (self.position.bytes(), Instant::now());
             if let Err(error) = self.read().await {
                 tracing::debug!(pod = self.name, %error, "a pod's log cannot be read just now");
                 // An API server that is away is no end of the log.
@@ -134,7 +130,7 @@ impl<'a> Follower<'a> {
             if self.frames.is_over() {
                 return Followed::Whole;
             }
-            if self.bytes > before.0 || before.1.elapsed() > AGAIN_AFTER[1] {
+            if self.position.bytes() > before.0 || before.1.elapsed() > AGAIN_AFTER[1] {
                 pause = AGAIN_AFTER[0];
             }
             tokio::select! {
@@ -153,38 +149,18 @@ impl<'a> Follower<'a> {
         let log = self.requests.api.log_stream(self.name, &parameters).await;
         let mut log = std::pin::pin!(log.map_err(|error| error.to_string())?);
         let mut buffer = vec![0; 32 * 1024];
-        let mut skip = self.bytes;
-        let mut head = Vec::new();
+        let mut reading = Reading::default();
         loop {
             let count = log.read(&mut buffer).await.map_err(|error| error.to_string())?;
             if count == 0 {
                 return Ok(());
             }
-            let mut piece = &buffer[..count];
-            if skip > 0 && head.len() < HEAD_BYTES {
-                let room = (HEAD_BYTES - head.len()).min(piece.len());
-                head.extend_from_slice(&piece[..room]);
-                let known = head.len().min(self.head.len());
-                if head[..known] != self.head[..known] {
-                    // Its beginning is gone, and what follows cannot be told from what was had: all of it is kept.
+            match self.position.take(&mut reading, &buffer[..count]) {
+                News::More(piece) => self.take(piece),
+                News::Anew(all) => {
                     self.take(LOST_NOTE);
-                    self.head = head.clone();
-                    skip = 0;
-                    let had = head.len() - room;
-                    let had = head[..had].to_vec();
-                    self.take(&had);
+                    self.take(&all);
                 }
-            }
-            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-            piece = &piece[skipped..];
-            skip -= skipped as u64;
-            if !piece.is_empty() {
-                let room = HEAD_BYTES.saturating_sub(self.head.len()).min(piece.len());
-                if self.bytes < HEAD_BYTES as u64 {
-                    self.head.extend_from_slice(&piece[..room]);
-                }
-                self.bytes += piece.len() as u64;
-                self.take(piece);
             }
             if self.frames.is_over() {
                 return Ok(());

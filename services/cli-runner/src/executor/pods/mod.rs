@@ -9,6 +9,7 @@
 //!   is read when the server is back.
 
 mod follow;
+mod position;
 mod requests;
 mod spec;
 mod standing;
