@@ -9,7 +9,7 @@
 //!   share an entry, the last one holds, and the object takes it back at its next change or resync.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,14 +24,15 @@ use kube::{
     api::DynamicObject,
     runtime::watcher::{self, Event},
 };
-use protocol::{Cancel, ExecutionId, Fact, Namespace, Start, Subject, WorkflowName, encode, subjects};
+use protocol::{ExecutionId, Namespace, Start, Subject, WorkflowName, subjects};
 use serde_json::{Value, json};
 use service::clock;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Parts,
+    Parts, cancel,
     heard::{Heard, Version},
+    lock,
     objects::{Objects, Place, Said, place_of},
     status::Status,
 };
@@ -231,13 +232,11 @@ impl Intake {
 
     async fn refused(&self, place: &Place, generation: Option<i64>, problems: &str) -> Result<(), String> {
         let told = self.objects.tell(place, |status, _| {
-            let before = status.clone();
             status.set_valid(false, problems, generation, clock::now());
             // What runs or ran of a former spec is told on.
             if status.execution_id.is_none() {
                 status.phase = Some("Invalid".to_owned());
             }
-            *status != before
         });
         told.await?;
         let said = Said {
@@ -272,11 +271,9 @@ impl Intake {
         };
         self.objects
             .tell(place, |status, _| {
-                let before = status.clone();
                 status.set_valid(true, &warnings(admitted), generation, clock::now());
                 status.phase = Some(phase.to_owned());
                 status.runs.get_or_insert(0);
-                *status != before
             })
             .await?;
         Ok(())
@@ -307,12 +304,10 @@ impl Intake {
         let generation = object.metadata.generation;
         self.objects
             .tell(place, |status, _| {
-                let before = status.clone();
                 status.set_valid(true, &warnings(&admitted), generation, clock::now());
                 if status.execution_id.as_deref() != Some(&text) {
                     status.set_pending(&text, total, generation, clock::now());
                 }
-                *status != before
             })
             .await?;
         let start = Start {
@@ -351,9 +346,7 @@ impl Intake {
         }
         self.objects
             .tell(place, |status, _| {
-                let before = status.clone();
                 status.set_valid(true, &warnings(admitted), generation, clock::now());
-                *status != before
             })
             .await?;
         Ok(())
@@ -413,13 +406,9 @@ impl Intake {
         if lane.as_ref().and_then(crate::http::end_status).is_some() {
             return Ok(());
         }
-        let fact = Fact::Cancel(Cancel {
-            reason: format!("its Workflow {}/{} was deleted", place.namespace, place.name),
-        });
-        let subject = Subject::CancelRequest(namespace.clone(), id, 0);
-        let written = self.log.write_fact(&subject, encode(self.log.now(), &fact)).await;
-        written.map_err(|error| error.to_string())?;
-        Ok(())
+        cancel(&self.log, namespace, id, place)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Takes out of the bucket what came from objects of `scope` that are there no longer.
@@ -488,9 +477,4 @@ fn warnings(admitted: &Admitted) -> String {
         [] => "the manifest can be run".to_owned(),
         some => listed(some),
     }
-}
-
-fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole entries are put in and taken out, so what a panic left is sound.
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }

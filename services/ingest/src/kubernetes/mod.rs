@@ -20,15 +20,20 @@ mod objects;
 mod progress;
 mod status;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bus::{Consume, NatsLog, topology};
+use bus::{Consume, Log as _, LogError, NatsLog, topology};
+use protocol::{Cancel, ExecutionId, Fact, Namespace, Subject, encode};
 use service::{Fatal, Service};
 use tokio_util::sync::CancellationToken;
 
 use crate::{admission::Admission, definitions::Registry, start::Starter};
 
-use self::{intake::Intake, objects::Objects, progress::Progress};
+use self::{
+    intake::Intake,
+    objects::{Objects, Place},
+    progress::Progress,
+};
 
 /// Messages of the log that are told to objects at one time.
 const PROGRESS_CONCURRENCY: usize = 64;
@@ -64,4 +69,25 @@ pub async fn run(service: &Service, parts: Parts, end: CancellationToken) -> Res
     let watching = intake.watch(&service.config.ingest.watch_namespaces, &end);
     let (consumed, ()) = tokio::join!(consuming, watching);
     Ok(consumed?)
+}
+
+/// Asks for the end of an execution whose object was deleted.
+async fn cancel(
+    log: &NatsLog,
+    namespace: &Namespace,
+    id: ExecutionId,
+    place: &Place,
+) -> Result<(), LogError> {
+    let fact = Fact::Cancel(Cancel {
+        reason: format!("its Workflow {}/{} was deleted", place.namespace, place.name),
+    });
+    let subject = Subject::CancelRequest(namespace.clone(), id, 0);
+    log.write_fact(&subject, encode(log.now(), &fact)).await?;
+    tracing::info!(execution = %id, workflow = place.name, namespace = place.namespace, "its object is gone; it is cancelled");
+    Ok(())
+}
+
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole entries are put in and taken out, so what a panic left is sound.
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -87,18 +87,20 @@ impl Objects {
         Ok(found.filter(|object| object.metadata.uid.as_deref() == Some(&place.uid)))
     }
 
-    /// Writes what `change` makes of the status; nothing where it says that nothing changes.
+    /// Writes what `change` makes of the status, where that is another.
     pub async fn tell(
         &self,
         place: &Place,
-        change: impl Fn(&mut Status, &DynamicObject) -> bool,
+        change: impl Fn(&mut Status, &DynamicObject),
     ) -> Result<Told, String> {
         for _ in 0..WRITE_TRIES_MAX {
             let Some(object) = self.get(place).await? else {
                 return Ok(Told::Gone);
             };
-            let mut status = Status::of(&object);
-            if !change(&mut status, &object) {
+            let told = Status::of(&object);
+            let mut status = told.clone();
+            change(&mut status, &object);
+            if status == told {
                 return Ok(Told::Unchanged);
             }
             let applied = json!({

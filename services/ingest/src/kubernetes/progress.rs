@@ -7,22 +7,22 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bus::{Failure, Handler, Log, LogMessage, NatsLog};
 use protocol::{
-    Append, Cancel, End, EndStatus, ExecutionId, Fact, LaneAction, Namespace, Subject, decode, encode,
-    views::ExecutionStatus,
+    Append, End, ExecutionId, Fact, LaneAction, Namespace, Subject, decode, views::ExecutionStatus,
 };
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    cancel, lock,
     objects::{Objects, Place, Said, Told},
     status::Standing,
 };
-use crate::definitions::Registry;
+use crate::{definitions::Registry, story::status_of};
 
 /// Executions whose object is remembered.
 const KNOWN_MAX: usize = 10_000;
@@ -84,10 +84,12 @@ impl Progress {
                 let uid = match &start.uid {
                     Some(uid) => Some(uid.clone()),
                     // As it is stored, and not from memory, which may not be up to date yet.
-                    None => {
-                        let known = self.registry.read(&start.namespace, &start.workflow).await;
-                        known.ok().flatten().and_then(|known| known.workflow.metadata.uid)
-                    }
+                    None => match self.registry.read(&start.namespace, &start.workflow).await {
+                        Ok(known) => known.and_then(|known| known.workflow.metadata.uid),
+                        Err(error) if error.is_transient() => return Err(error.into()),
+                        // What cannot be read starts nothing either.
+                        Err(_) => None,
+                    },
                 };
                 let total_steps = start.spec["steps"].as_array().map_or(0, Vec::len);
                 uid.map(|uid| {
@@ -164,66 +166,6 @@ impl Progress {
         Ok(u32::try_from(over.len()).unwrap_or(u32::MAX))
     }
 
-    /// Ends an execution that nobody wants any more.
-    async fn cancel(
-        &self,
-        namespace: &Namespace,
-        execution: ExecutionId,
-        place: &Place,
-    ) -> Result<(), Failure> {
-        let fact = Fact::Cancel(Cancel {
-            reason: format!("its Workflow {}/{} was deleted", place.namespace, place.name),
-        });
-        let subject = Subject::CancelRequest(namespace.clone(), execution, 0);
-        self.log
-            .write_fact(&subject, encode(self.log.now(), &fact))
-            .await?;
-        tracing::info!(%execution, workflow = place.name, namespace = place.namespace, "its object is gone; it is cancelled");
-        Ok(())
-    }
-
-    async fn standing(
-        &self,
-        target: &Target,
-        message: &LogMessage,
-        action: LaneAction,
-        namespace: &Namespace,
-        execution: ExecutionId,
-    ) -> Result<Option<Standing>, Failure> {
-        let of = |phase: ExecutionStatus| Standing {
-            execution: execution.to_string(),
-            seq: message.seq,
-            at: message.at,
-            phase: phase.as_str(),
-            is_over: false,
-            current_step: None,
-            steps_completed: 0,
-            total_steps: target.total_steps,
-            error: None,
-        };
-        Ok(match action {
-            LaneAction::Task(task) => Some(Standing {
-                current_step: Some(task.step.to_string()),
-                steps_completed: task.index,
-                ..of(ExecutionStatus::Running)
-            }),
-            LaneAction::Plan(_) => None,
-            LaneAction::End(End { status, error, .. }) => {
-                let phase = match status {
-                    EndStatus::Succeeded => ExecutionStatus::Succeeded,
-                    EndStatus::Failed => ExecutionStatus::Failed,
-                    EndStatus::Cancelled => ExecutionStatus::Cancelled,
-                };
-                Some(Standing {
-                    is_over: true,
-                    steps_completed: self.completed(namespace, execution).await?,
-                    error,
-                    ..of(phase)
-                })
-            }
-        })
-    }
-
     /// Says of an execution that it has ended.
     async fn say(&self, place: &Place, standing: &Standing) {
         let id = &standing.execution;
@@ -260,24 +202,19 @@ impl Handler for Progress {
         let Ok(envelope) = decode::<Append>(&message.payload) else {
             return Ok(());
         };
-        let is_end = matches!(envelope.body.action, LaneAction::End(_));
-        if matches!(envelope.body.action, LaneAction::Plan(_)) {
-            // What it plans follows in messages of its own.
+        let Some(mut standing) = standing(&target, execution, &message, envelope.body.action) else {
             return Ok(());
-        }
+        };
         if !self.turn(execution, message.seq).await {
             return Ok(());
         }
-        let standing = self
-            .standing(&target, &message, envelope.body.action, &namespace, execution)
-            .await?;
-        let Some(standing) = standing else {
-            return Ok(());
-        };
+        if standing.is_over {
+            standing.steps_completed = self.completed(&namespace, execution).await?;
+        }
         let told = self
             .objects
-            .tell(&target.place, |status, object| match target.is_own {
-                true => {
+            .tell(&target.place, |status, object| {
+                if target.is_own {
                     // The intake that started it may not have told yet which execution it is.
                     if status.execution_id.is_none() {
                         status.set_pending(
@@ -287,9 +224,10 @@ impl Handler for Progress {
                             message.at,
                         );
                     }
-                    status.advance(&standing, object.metadata.generation)
+                    status.advance(&standing, object.metadata.generation);
+                } else {
+                    status.count(&standing);
                 }
-                false => status.count(&standing),
             })
             .await
             .map_err(|reason| Failure::Retry {
@@ -298,8 +236,8 @@ impl Handler for Progress {
             })?;
         match told {
             Told::Written => self.say(&target.place, &standing).await,
-            Told::Gone if target.is_own && !is_end => {
-                self.cancel(&namespace, execution, &target.place).await?
+            Told::Gone if target.is_own && !standing.is_over => {
+                cancel(&self.log, &namespace, execution, &target.place).await?;
             }
             Told::Unchanged | Told::Gone => {}
         }
@@ -307,7 +245,37 @@ impl Handler for Progress {
     }
 }
 
-fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole entries are put in and taken out, so what a panic left is sound.
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a message tells of how its execution stands; nothing where others follow that do. How many steps are over at
+/// the end is for whoever reads the whole execution.
+fn standing(
+    target: &Target,
+    execution: ExecutionId,
+    message: &LogMessage,
+    action: LaneAction,
+) -> Option<Standing> {
+    let of = |phase: ExecutionStatus| Standing {
+        execution: execution.to_string(),
+        seq: message.seq,
+        at: message.at,
+        phase: phase.as_str(),
+        is_over: false,
+        current_step: None,
+        steps_completed: 0,
+        total_steps: target.total_steps,
+        error: None,
+    };
+    match action {
+        LaneAction::Task(task) => Some(Standing {
+            current_step: Some(task.step.to_string()),
+            steps_completed: task.index,
+            ..of(ExecutionStatus::Running)
+        }),
+        // What it plans follows in messages of its own.
+        LaneAction::Plan(_) => None,
+        LaneAction::End(End { status, error, .. }) => Some(Standing {
+            is_over: true,
+            error,
+            ..of(status_of(status))
+        }),
+    }
 }
