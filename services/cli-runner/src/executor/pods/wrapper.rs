@@ -18,30 +18,33 @@ pub const VOLUME_PATH: &str = "/punching-fist";
 /// What `/bin/sh -c` runs, with the mark as `$0` and the command's argv as `$@`. Only builtins, but for the program
 /// that prints the file: `cat`, else `dd`, else the shell itself, which loses NUL bytes.
 ///
-/// As process 1 of its container it must pass SIGTERM on and collect its child by itself; and what the command
-/// left running is ended before anything is printed after it.
-pub const SCRIPT: &str = r#"e=${FIST_STDERR_FILE:-/punching-fist/stderr}
+/// As process 1 of its container it must pass SIGTERM on, also one that comes before it knows its child, and collect
+/// its child by itself; and what the command left running is ended before anything is printed after it. Its own
+/// variables have names that no workflow's have: one that came from outside would be changed for the command as well.
+pub const SCRIPT: &str = r#"fist_e=${FIST_STDERR_FILE:-/punching-fist/stderr}
 unset FIST_STDERR_FILE
-p=
-trap '[ -z "$p" ] || kill -TERM "$p" 2>/dev/null' TERM INT
-"$@" 2>"$e" &
-p=$!
+fist_p=
+fist_t=
+trap 'fist_t=1; [ -z "$fist_p" ] || kill -TERM "$fist_p" 2>/dev/null' TERM INT
+"$@" 2>"$fist_e" &
+fist_p=$!
+[ -z "$fist_t" ] || kill -TERM "$fist_p" 2>/dev/null
 while :; do
-  wait "$p"
-  c=$?
-  kill -0 "$p" 2>/dev/null || break
+  wait "$fist_p"
+  fist_c=$?
+  kill -0 "$fist_p" 2>/dev/null || break
 done
 trap '' TERM INT
 [ $$ -ne 1 ] || kill -KILL -1 2>/dev/null
-printf '\n%s %s\n' "$0" "$c"
-if command -v cat >/dev/null 2>&1; then cat "$e"
-elif command -v dd >/dev/null 2>&1; then dd if="$e" bs=65536 2>/dev/null
+printf '\n%s %s\n' "$0" "$fist_c"
+if command -v cat >/dev/null 2>&1; then cat "$fist_e"
+elif command -v dd >/dev/null 2>&1; then dd if="$fist_e" bs=65536 2>/dev/null
 else
-  while IFS= read -r l; do printf '%s\n' "$l"; done <"$e"
-  printf '%s' "$l"
+  while IFS= read -r fist_l; do printf '%s\n' "$fist_l"; done <"$fist_e"
+  printf '%s' "$fist_l"
 fi
 printf '\n%s .\n' "$0"
-exit "$c"
+exit "$fist_c"
 "#;
 
 /// Reads such a log.
@@ -311,6 +314,27 @@ mod tests {
     }
 
     #[test]
+    fn the_workflow_s_variables_reach_the_command_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let names = ["a", "c", "e", "l", "p", "t", "q", "status"];
+        for shell in shells() {
+            let mut command = wrapped(&shell, directory.path(), &path, &["env"]);
+            let output = command.envs(names.map(|name| (name, "own"))).output().unwrap();
+            let (out, _, _, _) = read(&output.stdout, 1000);
+            let said = String::from_utf8(out).unwrap();
+            for name in names {
+                let line = format!("{name}=own");
+                assert!(
+                    said.lines().any(|found| found == line),
+                    "{shell:?}: {line}: {said}"
+                );
+            }
+            assert!(!said.contains("FIST_STDERR_FILE"), "{shell:?}: {said}");
+        }
+    }
+
+    #[test]
     fn without_any_tool_the_shell_prints_by_itself() {
         let directory = tempfile::tempdir().unwrap();
         for shell in shells().into_iter().filter(|shell| shell[0].starts_with('/')) {
@@ -328,6 +352,28 @@ mod tests {
                 (&b"one\n  two \\ \xff\nlast"[..], Some(3), true),
                 "{shell:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_request_to_end_that_comes_before_the_shell_knows_its_child_is_passed_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        // A shell that was held up at the worst moment, and a command that asks at once.
+        let held_up = SCRIPT.replacen("\nfist_p=$!\n", "\nq=$!; sleep 0.3; fist_p=$q\n", 1);
+        assert_ne!(held_up, SCRIPT);
+        let command = "trap 'exit 9' TERM; kill -TERM $PPID; i=0; \
+                       while [ $i -lt 100 ]; do sleep 0.05; i=$((i+1)); done; exit 1";
+        for shell in shells() {
+            let output = Command::new(shell[0])
+                .args(&shell[1..])
+                .args(["-c", &held_up, MARK, "/bin/sh", "-c", command])
+                .env("FIST_STDERR_FILE", directory.path().join("stderr"))
+                .env("PATH", &path)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(9), "{shell:?}");
         }
     }
 
