@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::AsyncReadExt as _;
 use kube::api::LogParams;
 use protocol::live::Stream;
+use service::backoff::Policy;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -24,8 +25,11 @@ use crate::{
     live::{Lines, LiveSink},
 };
 
-/// Between two attempts to read on: at first, and at most.
-const AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3)];
+/// Between two attempts to read on.
+const AGAIN: Policy = Policy {
+    longest: Duration::from_secs(3),
+    ..Policy::PATIENT
+};
 /// Reads of an ended pod's log that miss its end, before it is taken for cut off: the node may lag behind.
 const ENDED_READS_MAX: u32 = 5;
 /// What stands in the output for a beginning that is gone.
@@ -100,18 +104,14 @@ impl<'a> Follower<'a> {
 
     /// Reads until the log is whole or there is no more of it. Safe to drop and call again.
     pub async fn follow(&mut self) -> Followed {
-        let mut pause = AGAIN_AFTER[0];
+        let mut waits = AGAIN.waits();
         let mut ended_reads = 0;
         let mut changes = self.watched.changes();
         loop {
             if self.frames.is_over() {
                 return Followed::Whole;
             }
-            let pod = self.watched.pod(self.name);
-            let standing = pod
-                .filter(|pod| pod.metadata.uid.as_deref() == Some(self.uid))
-                .map(|pod| standing(&pod));
-            match standing {
+            match self.watched.pod(self.name, self.uid).map(|pod| standing(&pod)) {
                 None => return Followed::Vanished,
                 Some(Standing::Ended(_) | Standing::Lost(_)) => {
                     ended_reads += 1;
@@ -130,11 +130,11 @@ impl<'a> Follower<'a> {
             if self.frames.is_over() {
                 return Followed::Whole;
             }
-            if self.position.bytes() > before.0 || before.1.elapsed() > AGAIN_AFTER[1] {
-                pause = AGAIN_AFTER[0];
+            if self.position.bytes() > before.0 || before.1.elapsed() > AGAIN.longest {
+                waits.reset();
             }
             tokio::select! {
-                () = sleep(pause) => pause = (pause * 2).min(AGAIN_AFTER[1]),
+                () = sleep(waits.next_wait()) => {}
                 _ = changes.changed() => {}
             }
         }

@@ -36,10 +36,7 @@ use self::{
     watching::Watched,
 };
 use super::{End, Executor, ExecutorError, Finished, Job, Over, Stop, Swept};
-use crate::{
-    capture::{Capture, Limits},
-    live::LiveSink,
-};
+use crate::{capture::Limits, live::LiveSink};
 
 /// How often a vanished pod is made, the first time included.
 const TRIES_MAX: u32 = 3;
@@ -254,16 +251,6 @@ impl Pods {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let mark = spec::annotation(pod, spec::MARK_ANNOTATION).unwrap_or_default();
         let deadline = Instant::now() + job.deadline.since(clock::now());
-        match self.begun(&name, &uid, deadline, stop).await? {
-            Begun::Yes => {}
-            Begun::No(end) => {
-                self.requests
-                    .delete(&name, &uid, self.settings.kill_grace_seconds())
-                    .await;
-                return Ok(Attended::Finished(self.nothing_printed(end)));
-            }
-            Begun::Vanished(reason) => return Ok(Attended::Vanished(reason)),
-        }
         let mut follower = Follower::new(
             &self.requests,
             &self.watched,
@@ -273,34 +260,36 @@ impl Pods {
             self.settings.limits,
             live,
         );
-        let why = tokio::select! {
-            biased;
-            followed = follower.follow() => Why::Followed(followed),
-            () = stop.cancel.cancelled() => Why::Cancelled,
-            () = stop.release.cancelled() => return Err(ExecutorError::Released(None)),
-            () = sleep_until(deadline) => Why::TimedOut,
+        // How we end it, where we do.
+        let mut ours = match self.begun(&name, &uid, deadline, stop).await? {
+            Begun::Yes => None,
+            Begun::No(end) => Some(end),
+            Begun::Vanished(reason) => return Ok(Attended::Vanished(reason)),
         };
+        if ours.is_none() {
+            ours = tokio::select! {
+                biased;
+                followed = follower.follow() => match followed {
+                    Followed::Vanished => return Ok(Attended::Vanished(deleted(&name))),
+                    Followed::Whole | Followed::CutOff => None,
+                },
+                () = stop.cancel.cancelled() => Some(End::Cancelled),
+                () = stop.release.cancelled() => return Err(ExecutorError::Released(None)),
+                () = sleep_until(deadline) => Some(End::TimedOut),
+            };
+        }
         let started_at = self.started_at(&name, &uid);
-        let (end, is_ours) = match why {
-            Why::Followed(Followed::Vanished) => {
-                return Ok(Attended::Vanished(format!(
-                    "the pod {name} was deleted while its command ran"
-                )));
-            }
-            Why::Followed(_) => (None, false),
-            Why::Cancelled => (Some(End::Cancelled as fn(Option<i32>) -> End), true),
-            Why::TimedOut => (Some(End::TimedOut as fn(Option<i32>) -> End), true),
-        };
-        if is_ours {
+        if ours.is_some() {
             self.requests
                 .delete(&name, &uid, self.settings.kill_grace_seconds())
                 .await;
-            // What it still prints as it ends is kept.
+            // What it has printed, and still prints as it ends, is kept. It may run though its status, which lags
+            // behind, does not say so yet.
             let bound = self.settings.kill_grace + STATUS_LAG;
             let _ = timeout(bound, follower.follow()).await;
         }
         let code = follower.code();
-        let end = match end {
+        let end = match ours {
             Some(end) => end(code),
             None => match self.judged(&name, &uid, code).await? {
                 Judged::End(end) => end,
@@ -333,10 +322,7 @@ impl Pods {
         let mut ask_at = begun_at + UNSEEN_PATIENCE;
         let mut waiting_for = None;
         loop {
-            let pod = self
-                .watched
-                .pod(name)
-                .filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
+            let pod = self.watched.pod(name, uid);
             let mut patience = None;
             match &pod {
                 Some(pod) => {
@@ -365,15 +351,11 @@ impl Pods {
                         }
                     }
                     if pod.metadata.deletion_timestamp.is_some() {
-                        return Ok(Begun::Vanished(format!(
-                            "the pod {name} was deleted before its command began"
-                        )));
+                        return Ok(Begun::Vanished(deleted_early(name)));
                     }
                 }
                 None if was_seen => {
-                    return Ok(Begun::Vanished(format!(
-                        "the pod {name} was deleted before its command began"
-                    )));
+                    return Ok(Begun::Vanished(deleted_early(name)));
                 }
                 None => {}
             }
@@ -381,9 +363,9 @@ impl Pods {
             let next = if was_seen { next } else { next.min(ask_at) };
             tokio::select! {
                 _ = changes.changed() => {}
-                () = stop.cancel.cancelled() => return Ok(Begun::No(End::Cancelled(None))),
+                () = stop.cancel.cancelled() => return Ok(Begun::No(End::Cancelled)),
                 () = stop.release.cancelled() => return Err(ExecutorError::Released(None)),
-                () = sleep_until(deadline) => return Ok(Begun::No(End::TimedOut(None))),
+                () = sleep_until(deadline) => return Ok(Begun::No(End::TimedOut)),
                 () = sleep_until(next) => {
                     let now = Instant::now();
                     if let Some((_, _, reason)) = trouble.as_ref().filter(|_| patience.is_some_and(|until| now >= until)) {
@@ -400,7 +382,7 @@ impl Pods {
                         ask_at = now + UNSEEN_PATIENCE;
                         match self.requests.get(name).await {
                             Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(uid) => {}
-                            Ok(_) => return Ok(Begun::Vanished(format!("the pod {name} was deleted before its command began"))),
+                            Ok(_) => return Ok(Begun::Vanished(deleted_early(name))),
                             // The API server is away; the watch tells when it is back.
                             Err(_) => {}
                         }
@@ -420,19 +402,12 @@ impl Pods {
         let mut changes = self.watched.changes();
         let until = Instant::now() + STATUS_LAG;
         loop {
-            let pod = self
-                .watched
-                .pod(name)
-                .filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
+            let pod = self.watched.pod(name, uid);
             let Some(pod) = pod else {
-                return Ok(Judged::Vanished(format!(
-                    "the pod {name} was deleted while its command ran"
-                )));
+                return Ok(Judged::Vanished(deleted(name)));
             };
             if pod.metadata.deletion_timestamp.is_some() {
-                return Ok(Judged::Vanished(format!(
-                    "the pod {name} was deleted while its command ran"
-                )));
+                return Ok(Judged::Vanished(deleted(name)));
             }
             match standing(&pod) {
                 Standing::Ended(Ending::OutOfMemory(code)) => {
@@ -466,10 +441,7 @@ impl Pods {
 
     /// When the command began, as the node says; now, where it has not yet.
     fn started_at(&self, name: &str, uid: &str) -> Timestamp {
-        let pod = self
-            .watched
-            .pod(name)
-            .filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
+        let pod = self.watched.pod(name, uid);
         pod.and_then(|pod| {
             let status = pod.status.as_ref()?;
             let state = status.container_statuses.as_ref()?.first()?.state.as_ref()?;
@@ -485,16 +457,6 @@ impl Pods {
             Some(Timestamp::from_millis(millis))
         })
         .unwrap_or_else(clock::now)
-    }
-
-    fn nothing_printed(&self, end: End) -> Finished {
-        Finished {
-            end,
-            stdout: Capture::new(self.settings.limits),
-            stderr: Capture::new(self.settings.limits),
-            started_at: clock::now(),
-            duration: Duration::ZERO,
-        }
     }
 
     fn take(&self, name: &str) -> InHand<'_> {
@@ -514,21 +476,24 @@ fn lost(name: &str, reason: &str) -> String {
     format!("the node gave up the pod {name}: {reason}")
 }
 
+fn deleted(name: &str) -> String {
+    format!("the pod {name} was deleted while its command ran")
+}
+
+fn deleted_early(name: &str) -> String {
+    format!("the pod {name} was deleted before its command began")
+}
+
 enum Begun {
     Yes,
-    No(End),
+    /// It is to end before anybody saw it begin.
+    No(fn(Option<i32>) -> End),
     Vanished(String),
 }
 
 enum Judged {
     End(End),
     Vanished(String),
-}
-
-enum Why {
-    Followed(Followed),
-    Cancelled,
-    TimedOut,
 }
 
 /// A pod that this process is at.

@@ -17,10 +17,15 @@ use kube::{
     Api,
     runtime::watcher::{self, Event},
 };
+use service::backoff::Policy;
 use tokio::sync::watch;
 
-/// Between two attempts at a watch that fails: at first, and at most.
-const AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+/// Between two attempts at a watch that fails.
+const AGAIN: Policy = Policy {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(5),
+    ..Policy::PATIENT
+};
 
 /// The pods as they are. Cheap to clone.
 #[derive(Clone)]
@@ -50,7 +55,7 @@ impl Watched {
             let config = watcher::Config::default().labels(&selector);
             let mut events = std::pin::pin!(kube::runtime::watcher(api, config));
             let mut listed = HashMap::new();
-            let mut pause = AGAIN_AFTER[0];
+            let mut waits = AGAIN.waits();
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
@@ -63,7 +68,7 @@ impl Watched {
                 };
                 match event {
                     Ok(event) => {
-                        pause = AGAIN_AFTER[0];
+                        waits.reset();
                         if apply(event, &mut lock(&pods), &mut listed) {
                             changed.send_modify(|version| *version += 1);
                         }
@@ -71,8 +76,7 @@ impl Watched {
                     Err(error) => {
                         tracing::warn!(%error, "the watch of pods broke; beginning again");
                         drop((pods, changed));
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(AGAIN_AFTER[1]);
+                        tokio::time::sleep(waits.next_wait()).await;
                     }
                 }
             }
@@ -80,9 +84,12 @@ impl Watched {
         watched
     }
 
-    /// A pod as it was last seen.
-    pub fn pod(&self, name: &str) -> Option<Arc<Pod>> {
-        lock(&self.pods).get(name).cloned()
+    /// A pod as it was last seen; not another that has its name by now.
+    pub fn pod(&self, name: &str, uid: &str) -> Option<Arc<Pod>> {
+        let pods = lock(&self.pods);
+        pods.get(name)
+            .filter(|pod| pod.metadata.uid.as_deref() == Some(uid))
+            .cloned()
     }
 
     /// All pods as they were last seen.
