@@ -14,7 +14,7 @@ use bus::{
 use engine::fixgate::Gate;
 use protocol::{Outcome, StepError, StepFailure, Task, Timestamp, lane::AgentWork, subjects};
 use serde_json::Value;
-use service::{Config, config::Secrets};
+use service::{Config, backoff::Policy, config::Secrets};
 use tokio::time::Instant;
 
 use crate::{
@@ -32,10 +32,12 @@ const RESERVE_PART: u32 = 3;
 /// Time that is kept for writing the result: at most this, and at most a tenth of the step's time.
 const MARGIN_MAX: Duration = Duration::from_secs(2);
 
-/// How long to wait before a cluster that is away is asked again for the first time.
-const KEY_PAUSE: Duration = Duration::from_secs(1);
-/// The longest such wait.
-const KEY_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Between two times that a cluster which is away is asked for a key.
+const KEY_AGAIN: Policy = Policy {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(15),
+    ..Policy::PATIENT
+};
 
 /// Performs agent tasks.
 pub struct Runner<L> {
@@ -167,7 +169,7 @@ impl<L: Log> Runner<L> {
             Err(error) => return failed(StepFailure::Agent, &error.to_string()),
         };
         let until = Instant::now() + task.deadline.since(self.tasks.log.now());
-        let mut pause = KEY_PAUSE;
+        let mut waits = KEY_AGAIN.waits();
         loop {
             let read = self
                 .kubernetes
@@ -178,7 +180,7 @@ impl<L: Log> Runner<L> {
                 Err(KeyError::Away(reason)) => reason,
             };
             tracing::warn!(reason, "waiting for the cluster");
-            let next = Instant::now() + pause;
+            let next = Instant::now() + waits.next_wait();
             if next + MARGIN_MAX >= until {
                 return failed(StepFailure::Infrastructure, &reason);
             }
@@ -191,7 +193,6 @@ impl<L: Log> Runner<L> {
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
-            pause = (pause * 2).min(KEY_PAUSE_MAX);
         }
     }
 

@@ -26,7 +26,7 @@ use kube::{
 };
 use protocol::{ExecutionId, Namespace, Start, Subject, WorkflowName, subjects};
 use serde_json::{Value, json};
-use service::clock;
+use service::{backoff::Policy, clock};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -45,8 +45,12 @@ use crate::{
 
 /// Objects worked on at one time.
 const CONCURRENCY: usize = 32;
-/// Between two attempts: at first, and at most.
-const AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
+/// Between two attempts at a watch, and at taking an object in.
+const AGAIN: Policy = Policy {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(15),
+    ..Policy::PATIENT
+};
 /// What kubectl keeps of its own in an object, which is no business of a definition.
 const KUBECTL_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -98,19 +102,17 @@ impl Intake {
 
     async fn watch_scope(&self, scope: Option<&str>) {
         let events = kube::runtime::watcher(self.objects.api(scope), watcher::Config::default());
-        let mut pause = AGAIN_AFTER[0];
+        let mut waits = AGAIN.waits();
         let changes = events
             .then(move |event| {
                 let wait = match &event {
                     Ok(_) => {
-                        pause = AGAIN_AFTER[0];
+                        waits.reset();
                         None
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the watch of Workflow objects broke; beginning again");
-                        let wait = pause;
-                        pause = (pause * 2).min(AGAIN_AFTER[1]);
-                        Some(wait)
+                        Some(waits.next_wait())
                     }
                 };
                 async move {
@@ -187,7 +189,7 @@ impl Intake {
         is_wanted: impl Fn() -> bool,
         work: impl Fn(&'a DynamicObject) -> F,
     ) {
-        let mut pause = AGAIN_AFTER[0];
+        let mut waits = AGAIN.waits();
         while is_wanted() {
             let Err(error) = work(object).await else { return };
             tracing::warn!(
@@ -196,8 +198,7 @@ impl Intake {
                 error,
                 "a Workflow object could not be taken in; trying again"
             );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(AGAIN_AFTER[1]);
+            tokio::time::sleep(waits.next_wait()).await;
         }
     }
 
