@@ -35,8 +35,20 @@ pub fn chart() -> PathBuf {
 
 /// What `helm template` gives, or says as it refuses.
 fn rendered(helm: &Path, values: &[&str]) -> Result<String, String> {
+    templated(helm, "x", values, &[])
+}
+
+/// The accounts and rights of a release of this name, in the namespace of the same name.
+pub fn rights(helm: &Path, release: &str, values: &[&str]) -> String {
+    let only = ["templates/rbac.yaml", "templates/serviceaccounts.yaml"];
+    let mut words = vec!["--namespace", release];
+    words.extend(only.iter().flat_map(|template| ["--show-only", template]));
+    templated(helm, release, values, &words).unwrap_or_else(|said| panic!("{said}"))
+}
+
+fn templated(helm: &Path, release: &str, values: &[&str], words: &[&str]) -> Result<String, String> {
     let mut command = Command::new(helm);
-    command.arg("template").arg("x").arg(chart());
+    command.arg("template").arg(release).arg(chart()).args(words);
     for value in values {
         command.args(["--set", value]);
     }

@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,10 @@ use bus::sim::Rng;
 use cluster::testing::{Door, TestCluster, shell_image};
 use serde_json::Value;
 
-use crate::product::{Environment, Product, root};
+use crate::{
+    chart,
+    product::{Environment, Product},
+};
 
 /// What the agent of [`workflow`] does: it asks the real cluster with the real kubectl.
 const SCRIPT: &str = r#"description: The pods of a namespace.
@@ -37,38 +39,22 @@ turns:
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(60);
 
-/// A namespace with the definitions and accounts of a deployment in it.
+/// A namespace with the definition in its cluster, and the accounts and rights of the chart for a release of its name.
 fn open(test: &str) -> Option<TestCluster> {
     let cluster = TestCluster::open(test)?;
-    cluster.apply_shared(&root().join("deploy/crds/workflows.punching-fist.io.yaml"));
-    cluster.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        "crd/workflows.punching-fist.io",
-    ]);
-    grant(&cluster);
+    let helm = chart::helm()?;
+    cluster.define_workflows();
+    cluster.apply(&chart::rights(&helm, cluster.namespace(), &[]));
     Some(cluster)
 }
 
-/// The accounts and rights of the chart, for a release of the namespace's name in the namespace.
-fn grant(cluster: &TestCluster) {
-    let helm = Command::new(root().join("scripts/helm")).output().unwrap();
-    assert!(helm.status.success(), "{}", String::from_utf8_lossy(&helm.stderr));
-    let rendered = Command::new(String::from_utf8_lossy(&helm.stdout).trim())
-        .args(["template", cluster.namespace()])
-        .arg(root().join("deploy/helm/punching-fist"))
-        .args(["--namespace", cluster.namespace()])
-        .args(["--show-only", "templates/rbac.yaml"])
-        .args(["--show-only", "templates/serviceaccounts.yaml"])
-        .output()
-        .unwrap();
-    assert!(
-        rendered.status.success(),
-        "{}",
-        String::from_utf8_lossy(&rendered.stderr)
-    );
-    cluster.apply(&String::from_utf8_lossy(&rendered.stdout));
+/// What kubectl writes for each change of each pod while it watches: what happened, to which, and its identity.
+fn watched_pods(cluster: &mut TestCluster) -> PathBuf {
+    let line = "jsonpath={.type} {.object.metadata.name} {.object.metadata.uid}{'\\n'}";
+    cluster.watch(
+        "pods",
+        &["get", "pods", "-w", "--output-watch-events", "-o", line],
+    )
 }
 
 /// The variables that lead each service to this cluster, which it reaches at `address`.
@@ -222,17 +208,7 @@ async fn an_applied_workflow_runs_once_whoever_is_killed() {
         return;
     };
     let seen = cluster.watch("workflows", &["get", "workflows", "-w", "--no-headers"]);
-    let seen_pods = cluster.watch(
-        "pods",
-        &[
-            "get",
-            "pods",
-            "-w",
-            "--output-watch-events",
-            "-o",
-            "jsonpath={.type} {.object.metadata.name} {.object.metadata.uid}{'\\n'}",
-        ],
-    );
+    let seen_pods = watched_pods(&mut cluster);
     let names: Vec<String> = (0..4).map(|number| format!("w-{number}")).collect();
     for name in &names {
         cluster.apply(&workflow(name, 3));
@@ -300,17 +276,7 @@ async fn an_api_server_that_is_away_for_a_minute_loses_and_doubles_nothing() {
     let Some(product) = Product::start_with(1, environment(&cluster, &door.address())).await else {
         return;
     };
-    let seen_pods = cluster.watch(
-        "pods",
-        &[
-            "get",
-            "pods",
-            "-w",
-            "--output-watch-events",
-            "-o",
-            "jsonpath={.type} {.object.metadata.name} {.object.metadata.uid}{'\\n'}",
-        ],
-    );
+    let seen_pods = watched_pods(&mut cluster);
     cluster.apply(&workflow("before", 20));
     product
         .until("a pod of it runs", || async {

@@ -53,7 +53,6 @@ const MAY: [(&str, &[Question]); 8] = [
             ("delete pods", OWN),
             ("watch pods", OWN),
             ("get pods --subresource=log", OWN),
-            ("list events", OWN),
         ],
     ),
     (
@@ -110,6 +109,8 @@ const MAY_NOT: [(&str, &[Question]); 8] = [
         "ingest",
         &[
             ("update workflows.punching-fist.io", OWN),
+            ("update workflows.punching-fist.io --subresource=status", OWN),
+            ("patch events.events.k8s.io", OWN),
             ("delete workflows.punching-fist.io", OWN),
             ("list pods", OWN),
             ("create serviceaccounts/OWN-investigator --subresource=token", OWN),
@@ -124,6 +125,7 @@ const MAY_NOT: [(&str, &[Question]); 8] = [
             ("list workflows.punching-fist.io", OWN),
             ("create serviceaccounts/OWN-fix --subresource=token", OWN),
             ("patch pods", OWN),
+            ("list events", OWN),
         ],
     ),
     (
@@ -210,26 +212,10 @@ fn grant(helm: &Path, cluster: &TestCluster, opted_in: &TestCluster) {
         "agentRunner.apiKeySecrets[0].namespace={},agentRunner.apiKeySecrets[0].name=models",
         opted_in.namespace()
     );
-    let rendered = Command::new(helm)
-        .args(["template", cluster.namespace()])
-        .args(["--namespace", cluster.namespace()])
-        .args(["--set", &secret])
-        .args(["--show-only", "templates/rbac.yaml"])
-        .args(["--show-only", "templates/serviceaccounts.yaml"])
-        .arg(chart::chart())
-        .output()
-        .unwrap();
-    assert!(
-        rendered.status.success(),
-        "{}",
-        String::from_utf8_lossy(&rendered.stderr)
-    );
-    let crd = crate::product::root().join("deploy/crds/workflows.punching-fist.io.yaml");
-    if crd.exists() {
-        cluster.apply_shared(&crd);
-    }
+    let rendered = chart::rights(helm, cluster.namespace(), &[&secret]);
+    cluster.define_workflows();
     let file = cluster.directory().join("rights.yaml");
-    fs::write(&file, &rendered.stdout).unwrap();
+    fs::write(&file, rendered).unwrap();
     // Without a namespace of its own, since the objects are of two.
     let applied = Command::new("kubectl")
         .args(["apply", "-f"])

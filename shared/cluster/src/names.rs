@@ -1,4 +1,5 @@
-//! The names by which our objects are known in a cluster.
+//! The names by which our objects are known in a cluster. (The definition of the Workflow, which is made in the engine,
+//! spells its own.)
 
 /// API group of the Workflow.
 pub const GROUP: &str = "punching-fist.io";
@@ -8,10 +9,6 @@ pub const VERSION: &str = "v1alpha1";
 pub const KIND: &str = "Workflow";
 /// Plural of the Workflow, as it stands in URLs and rules.
 pub const PLURAL: &str = "workflows";
-/// Short name of the Workflow for kubectl.
-pub const SHORT_NAME: &str = "fwf";
-/// Category of the Workflow for kubectl.
-pub const CATEGORY: &str = "punching-fist";
 /// Who owns the fields that we apply.
 pub const FIELD_MANAGER: &str = "punching-fist";
 

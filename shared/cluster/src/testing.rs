@@ -141,6 +141,18 @@ impl TestCluster {
         ]);
     }
 
+    /// Makes Workflows known to the API server, and waits until they are.
+    pub fn define_workflows(&self) {
+        let file = "../../deploy/crds/workflows.punching-fist.io.yaml";
+        self.apply_shared(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd/workflows.punching-fist.io",
+        ]);
+    }
+
     /// What `kubectl get` gives as JSON.
     pub fn get(&self, words: &[&str]) -> Value {
         let text = self.kubectl(&[&["get"], words, &["-o", "json"]].concat());

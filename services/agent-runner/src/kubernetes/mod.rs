@@ -87,22 +87,8 @@ impl Kubernetes {
             error => Refusal::Away(format!(
                 "the Kubernetes API at {} cannot be reached: {}",
                 cluster.address,
-                chain(&error)
+                cluster::reason(&error)
             )),
         })
     }
-}
-
-/// An error and what caused it; the outermost of a connection's errors says nothing but that it is one.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -3,11 +3,6 @@
 use crate::harness::{Said, Up, eventually, fist};
 use cluster::testing::{TestCluster, shell_image};
 
-const DEFINITION: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../deploy/crds/workflows.punching-fist.io.yaml"
-);
-
 const WORKFLOW: &str = "apiVersion: punching-fist.io/v1alpha1
 kind: Workflow
 metadata:
@@ -68,7 +63,7 @@ async fn workflow_objects_run_where_that_is_asked_for() {
     let Some(cluster) = TestCluster::open("agent-watch") else {
         return;
     };
-    cluster.apply_shared(DEFINITION.as_ref());
+    cluster.define_workflows();
     cluster.kubectl(&["create", "serviceaccount", "developer"]);
     let binding = format!("--serviceaccount={}:developer", cluster.namespace());
     cluster.kubectl(&[
@@ -148,7 +143,7 @@ async fn the_doctor_asks_the_cluster_and_says_the_remedies() {
     let Some(cluster) = TestCluster::open("agent-doctor") else {
         return;
     };
-    cluster.apply_shared(DEFINITION.as_ref());
+    cluster.define_workflows();
     for account in ["punching-fist-cli", "developer", "nobody"] {
         cluster.kubectl(&["create", "serviceaccount", account]);
     }
@@ -188,7 +183,7 @@ async fn the_doctor_asks_the_cluster_and_says_the_remedies() {
     let may_nothing = diagnosis(&nobodys, &env).await.out;
     for part in [
         "fail  rights           you may not run steps as pods",
-        "a Role must grant create pods, delete pods, get pods, list pods, watch pods, get pods/log, list events",
+        "a Role must grant create pods, delete pods, get pods, list pods, watch pods, get pods/log;",
         "fail  rights           you may not let the agents' kubectl run as investigator",
         "create serviceaccounts/token of investigator",
         "cannot be told",

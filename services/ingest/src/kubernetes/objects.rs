@@ -83,7 +83,7 @@ impl Objects {
         let api = self.api(Some(&place.namespace));
         let found = timeout(REQUEST_TIMEOUT, api.get_opt(&place.name)).await;
         let found = found.map_err(|_| "the API server did not answer in time".to_owned())?;
-        let found = found.map_err(|error| error.to_string())?;
+        let found = found.map_err(|error| cluster::reason(&error))?;
         Ok(found.filter(|object| object.metadata.uid.as_deref() == Some(&place.uid)))
     }
 
@@ -127,8 +127,10 @@ impl Objects {
                 Err(Error::Api(status)) if status.code == 404 => return Ok(Told::Gone),
                 Err(error) => {
                     return Err(format!(
-                        "the status of {}/{}: {error}",
-                        place.namespace, place.name
+                        "the status of {}/{}: {}",
+                        place.namespace,
+                        place.name,
+                        cluster::reason(&error)
                     ));
                 }
             }

@@ -2,8 +2,6 @@
 //!
 //! `cluster::testing` says which cluster.
 
-use std::path::Path;
-
 use bus::Log as _;
 use cluster::testing::TestCluster;
 use protocol::{
@@ -16,14 +14,7 @@ use crate::world::{Ingest, World, answered, definition, until};
 fn open(test: &str) -> Option<TestCluster> {
     service::install_crypto();
     let cluster = TestCluster::open(&format!("ingest-{test}"))?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    cluster.apply_shared(&root.join("deploy/crds/workflows.punching-fist.io.yaml"));
-    cluster.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        "crd/workflows.punching-fist.io",
-    ]);
+    cluster.define_workflows();
     Some(cluster)
 }
 

@@ -117,7 +117,7 @@ fn away(reason: &str) -> ExecutorError {
 fn refused(verb: &str, error: Error) -> ExecutorError {
     let status = match error {
         Error::Api(status) => status,
-        other => return away(&format!("cannot be reached: {other}")),
+        other => return away(&format!("cannot be reached: {}", cluster::reason(&other))),
     };
     let message = &status.message;
     match status.code {

@@ -132,17 +132,9 @@ async fn answer<T>(question: impl Future<Output = Result<T, kube::Error>>) -> Re
     match tokio::time::timeout(ANSWER_MAX, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) => Err(format!("{} ({})", status.message, status.code)),
-        Ok(Err(error)) => Err(innermost(&error)),
+        Ok(Err(error)) => Err(cluster::reason(&error)),
         Err(_) => Err(format!("no answer within {} s", ANSWER_MAX.as_secs())),
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    innermost.to_string()
 }
 
 /// Whether our version of the Workflow is served.
@@ -196,7 +188,6 @@ async fn pods(config: &Config, cluster: &Cluster, checks: &mut Checks) {
         .map(|verb| Right::new(verb, "pods", namespace))
         .collect();
     rights.push(Right::new("get", "pods/log", namespace));
-    rights.push(Right::new("list", "events", namespace));
     let what = format!("run steps as pods in the namespace {namespace}");
     self::rights(cluster, &rights, Grade::Fail, &what, checks).await;
     for (key, account) in [
