@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use crate::returns::Returns;
+
 /// What one stream of a command printed.
 #[derive(Clone, Debug)]
 pub struct Capture {
@@ -49,6 +51,24 @@ impl Capture {
         let excess = (self.tail.len() + beyond.len()).saturating_sub(self.tail_bytes_max);
         self.tail.drain(..excess);
         self.tail.extend(beyond);
+    }
+
+    /// With the carriage returns that were dropped on the way; those after the limit of what is kept are only
+    /// counted.
+    pub fn with_returns(mut self, returns: &Returns) -> Self {
+        if returns.count() == 0 {
+            return self;
+        }
+        let mut whole = returns.restored(&self.whole, self.is_whole());
+        let end = whole.split_off(whole.len().min(self.whole_bytes_max));
+        let tail = std::mem::take(&mut self.tail);
+        let bytes = self.bytes + returns.count();
+        self.whole = whole;
+        self.bytes = self.whole.len() as u64;
+        self.push(&end);
+        self.push(&Vec::from(tail));
+        self.bytes = bytes;
+        self
     }
 
     /// How many bytes were printed.
@@ -261,5 +281,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn dropped_carriage_returns_come_back_within_the_limits() {
+        let mut returns = Returns::default();
+        returns.push(b"1\n3\n200\n");
+        let short = captured(&[b"one\ntwo\nthree\n"]).with_returns(&returns);
+        assert_eq!((short.kept(), short.bytes()), (&b"one\r\ntwo\nthree\r\n"[..], 17));
+        let long = captured(&[&b"abc\n".repeat(500)]).with_returns(&returns);
+        assert_eq!((long.kept().len(), long.bytes()), (256, 2003));
+        assert!(long.kept().starts_with(b"abc\r\nabc\nabc\r\nabc\n"));
+        assert!(shown(&long).ends_with("abc\nabc\n"), "{}", shown(&long));
     }
 }

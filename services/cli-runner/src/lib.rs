@@ -12,6 +12,7 @@ pub mod executor;
 pub mod live;
 mod output;
 mod release;
+mod returns;
 mod runner;
 mod task;
 

@@ -59,6 +59,8 @@ pub struct Follower<'a> {
     live_stdout: Lines<'a>,
     live_stderr: Lines<'a>,
     position: Position,
+    /// Whether a part of the log is missing before its end.
+    has_gap: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -82,6 +84,7 @@ impl<'a> Follower<'a> {
             live_stdout: Lines::new(live, Stream::Stdout),
             live_stderr: Lines::new(live, Stream::Stderr),
             position: Position::default(),
+            has_gap: false,
         }
     }
 
@@ -99,7 +102,14 @@ impl<'a> Follower<'a> {
         });
         self.live_stdout.finish();
         self.live_stderr.finish();
-        (self.stdout, self.stderr)
+        if self.has_gap {
+            return (self.stdout, self.stderr);
+        }
+        let (stdout_returns, stderr_returns) = self.frames.into_returns();
+        (
+            self.stdout.with_returns(&stdout_returns),
+            self.stderr.with_returns(&stderr_returns),
+        )
     }
 
     /// Reads until the log is whole or there is no more of it. Safe to drop and call again.
@@ -158,6 +168,7 @@ impl<'a> Follower<'a> {
             match self.position.take(&mut reading, &buffer[..count]) {
                 News::More(piece) => self.take(piece),
                 News::Anew(all) => {
+                    self.has_gap = true;
                     self.take(LOST_NOTE);
                     self.take(&all);
                 }

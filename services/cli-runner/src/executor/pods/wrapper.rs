@@ -1,33 +1,54 @@
 //! Keeps a command's two outputs apart in a pod's one log, and tells its exit code there.
 //!
-//! A pod's log merges stdout and stderr, and adds a newline to a last line that has none. So the command runs
-//! under a few lines of shell: its stdout goes straight to the log, its stderr to a file in memory, and when it
-//! has ended the log goes on with a mark, the exit code, what the file holds, and the mark again.
+//! A pod's log merges stdout and stderr, adds a newline to a last line that has none, and with containerd loses a
+//! carriage return before a newline. So the command runs under a few lines of shell: its stdout goes straight to the
+//! log, its stderr to a file in memory, and when it has ended the log goes on with a mark, the exit code, what the file
+//! holds, and which lines of the two ended with a carriage return.
 //!
 //! Invariants:
 //! - Nothing of the command is spliced into the shell's code: it comes as arguments.
 //! - The mark is random, so no output can hold it by accident.
-//! - The bytes of both streams come out exactly as they are in the log, in whatever pieces it comes. (containerd
-//!   writes `\r\n` as `\n` into it; nothing here can know.)
+//! - The bytes of both streams come out exactly as they were printed, in whatever pieces the log comes.
 
 use protocol::live::Stream;
+
+use crate::returns::Returns;
 
 /// Where the volume for stderr is mounted.
 pub const VOLUME_PATH: &str = "/punching-fist";
 
-/// What `/bin/sh -c` runs, with the mark as `$0` and the command's argv as `$@`. Only builtins, but for the program
-/// that prints the file: `cat`, else `dd`, else the shell itself, which loses NUL bytes.
+/// What `/bin/sh -c` runs, with the mark as `$0` and the command's argv as `$@`.
+///
+/// It needs no program but itself. Where `cat` or `dd` is there, stderr keeps its NUL bytes; where `mkfifo`, `tee`, `tr`
+/// and `sed` are there, lines keep their carriage returns: stdout then passes through `tee`, whose copy is squeezed to
+/// its line ends (so a line of any length takes no memory) and whose lines that end with `\r` are numbered.
 ///
 /// As process 1 of its container it must pass SIGTERM on, also one that comes before it knows its child, and collect
 /// its child by itself; and what the command left running is ended before anything is printed after it. Its own
 /// variables have names that no workflow's have: one that came from outside would be changed for the command as well.
-pub const SCRIPT: &str = r#"fist_e=${FIST_STDERR_FILE:-/punching-fist/stderr}
-unset FIST_STDERR_FILE
+/// Pipes are opened for reading and writing first, since opening one end waits for the other.
+pub const SCRIPT: &str = r#"fist_d=${FIST_VOLUME:-/punching-fist}
+unset FIST_VOLUME
 fist_p=
 fist_t=
+fist_h=
 trap 'fist_t=1; [ -z "$fist_p" ] || kill -TERM "$fist_p" 2>/dev/null' TERM INT
-"$@" 2>"$fist_e" &
+fist_x=1
+for fist_l in mkfifo tee tr sed; do command -v "$fist_l" >/dev/null 2>&1 || fist_x=; done
+if [ -n "$fist_x" ] && mkfifo "$fist_d/out" "$fist_d/copy" "$fist_d/ends" 2>/dev/null; then
+  exec 3<>"$fist_d/out" 4>"$fist_d/out" 5<"$fist_d/out" 3>&-
+  (trap '' PIPE; exec tee "$fist_d/copy" 2>/dev/null) <&5 4>&- 5<&- &
+  fist_h=$!
+  (exec tr -cs '\r\n' .) <"$fist_d/copy" >"$fist_d/ends" 2>/dev/null 4>&- 5<&- &
+  fist_h="$fist_h $!"
+  (exec sed -n '/[^.]$/=') <"$fist_d/ends" >"$fist_d/stdout-returns" 2>/dev/null 4>&- 5<&- &
+  fist_h="$fist_h $!"
+else
+  exec 4>&1
+fi
+"$@" 2>"$fist_d/stderr" >&4 4>&- 5<&- &
 fist_p=$!
+exec 5<&-
 [ -z "$fist_t" ] || kill -TERM "$fist_p" 2>/dev/null
 while :; do
   wait "$fist_p"
@@ -35,14 +56,27 @@ while :; do
   kill -0 "$fist_p" 2>/dev/null || break
 done
 trap '' TERM INT
-[ $$ -ne 1 ] || kill -KILL -1 2>/dev/null
-printf '\n%s %s\n' "$0" "$fist_c"
-if command -v cat >/dev/null 2>&1; then cat "$fist_e"
-elif command -v dd >/dev/null 2>&1; then dd if="$fist_e" bs=65536 2>/dev/null
+if [ $$ -eq 1 ]; then
+  for fist_l in first again; do
+    for fist_x in /proc/[0-9]*; do
+      fist_x=${fist_x#/proc/}
+      case " 1 $fist_h " in *" $fist_x "*) ;; *) kill -KILL "$fist_x" 2>/dev/null ;; esac
+    done
+  done
+fi
+exec 4>&-
+[ -z "$fist_h" ] || wait $fist_h
+printf '\n%s %s\r\n' "$0" "$fist_c"
+if command -v cat >/dev/null 2>&1; then cat "$fist_d/stderr"
+elif command -v dd >/dev/null 2>&1; then dd if="$fist_d/stderr" bs=65536 2>/dev/null
 else
-  while IFS= read -r fist_l; do printf '%s\n' "$fist_l"; done <"$fist_e"
+  while IFS= read -r fist_l; do printf '%s\n' "$fist_l"; done <"$fist_d/stderr"
   printf '%s' "$fist_l"
 fi
+printf '\n%s \n' "$0"
+[ -z "$fist_h" ] || tr -d . <"$fist_d/stdout-returns"
+printf '\n%s \n' "$0"
+[ -z "$fist_h" ] || tr -cs '\r\n' . <"$fist_d/stderr" | sed -n '/[^.]$/='
 printf '\n%s .\n' "$0"
 exit "$fist_c"
 "#;
@@ -55,6 +89,10 @@ pub struct Frames {
     part: Part,
     pending: Vec<u8>,
     code: Option<i32>,
+    /// Whether the log kept the carriage return that stands after the code.
+    keeps_returns: bool,
+    stdout_returns: Returns,
+    stderr_returns: Returns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +100,8 @@ enum Part {
     Stdout,
     Code,
     Stderr,
+    StdoutReturns,
+    StderrReturns,
     Over,
 }
 
@@ -76,6 +116,9 @@ impl Frames {
             part: Part::Stdout,
             pending: Vec::new(),
             code: None,
+            keeps_returns: false,
+            stdout_returns: Returns::default(),
+            stderr_returns: Returns::default(),
         }
     }
 
@@ -89,46 +132,47 @@ impl Frames {
         self.part == Part::Over
     }
 
+    /// What stdout and stderr lost on their way into the log; nothing where the log loses nothing.
+    pub fn into_returns(self) -> (Returns, Returns) {
+        if self.keeps_returns {
+            return Default::default();
+        }
+        (self.stdout_returns, self.stderr_returns)
+    }
+
     /// Takes the next piece of the log, and gives out what each stream gets of it.
     pub fn push(&mut self, piece: &[u8], out: &mut impl FnMut(Stream, &[u8])) {
         self.pending.extend_from_slice(piece);
         loop {
             match self.part {
-                Part::Stdout | Part::Stderr => {
-                    let stream = self.stream();
-                    let Some(at) = position(&self.pending, &self.mark) else {
-                        // The mark may have begun at the very end.
-                        let held = held_back(&self.pending, &self.mark);
-                        let given = self.pending.len() - held;
-                        if given > 0 {
-                            out(stream, &self.pending[..given]);
-                            self.pending.drain(..given);
-                        }
-                        return;
-                    };
-                    out(stream, &self.pending[..at]);
-                    self.pending.drain(..at + self.mark.len());
-                    self.part = if self.part == Part::Stdout {
-                        Part::Code
-                    } else {
-                        Part::Over
-                    };
-                }
                 Part::Code => {
                     let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') else {
                         if self.pending.len() > CODE_BYTES_MAX {
-                            self.part = Part::Stderr;
+                            self.part = self.part.next();
                         }
                         return;
                     };
                     let text = String::from_utf8_lossy(&self.pending[..at]);
                     self.code = text.trim().parse().ok();
+                    self.keeps_returns = text.ends_with('\r');
                     self.pending.drain(..=at);
-                    self.part = Part::Stderr;
+                    self.part = self.part.next();
                 }
                 Part::Over => {
                     self.pending.clear();
                     return;
+                }
+                _ => {
+                    let marked = position(&self.pending, &self.mark);
+                    // Where there is no mark, one may have begun at the very end.
+                    let given =
+                        marked.unwrap_or_else(|| self.pending.len() - held_back(&self.pending, &self.mark));
+                    self.give(given, out);
+                    if marked.is_none() {
+                        return;
+                    }
+                    self.pending.drain(..self.mark.len());
+                    self.part = self.part.next();
                 }
             }
         }
@@ -136,16 +180,36 @@ impl Frames {
 
     /// The log ended before its time: what was held back belongs to the stream that was being read.
     pub fn finish(&mut self, out: &mut impl FnMut(Stream, &[u8])) {
-        if matches!(self.part, Part::Stdout | Part::Stderr) && !self.pending.is_empty() {
-            out(self.stream(), &self.pending);
+        if matches!(self.part, Part::Stdout | Part::Stderr) {
+            self.give(self.pending.len(), out);
         }
         self.pending.clear();
     }
 
-    fn stream(&self) -> Stream {
+    /// Hands on the first `count` bytes of what is pending.
+    fn give(&mut self, count: usize, out: &mut impl FnMut(Stream, &[u8])) {
+        let given = &self.pending[..count];
         match self.part {
-            Part::Stdout | Part::Code => Stream::Stdout,
-            Part::Stderr | Part::Over => Stream::Stderr,
+            _ if given.is_empty() => {}
+            Part::Stdout => out(Stream::Stdout, given),
+            Part::Stderr => out(Stream::Stderr, given),
+            Part::StdoutReturns => self.stdout_returns.push(given),
+            Part::StderrReturns => self.stderr_returns.push(given),
+            Part::Code | Part::Over => {}
+        }
+        self.pending.drain(..count);
+    }
+}
+
+impl Part {
+    /// What comes after the next mark, or after the code.
+    fn next(self) -> Self {
+        match self {
+            Self::Stdout => Self::Code,
+            Self::Code => Self::Stderr,
+            Self::Stderr => Self::StdoutReturns,
+            Self::StdoutReturns => Self::StderrReturns,
+            Self::StderrReturns | Self::Over => Self::Over,
         }
     }
 }
@@ -196,15 +260,21 @@ mod tests {
         }
         frames.finish(&mut out);
         let (code, is_over) = (frames.code(), frames.is_over());
-        (stdout, stderr, code, is_over)
+        let (stdout_returns, stderr_returns) = frames.into_returns();
+        (
+            stdout_returns.restored(&stdout, true),
+            stderr_returns.restored(&stderr, true),
+            code,
+            is_over,
+        )
     }
 
     fn log(stdout: &[u8], code: i32, stderr: &[u8]) -> Vec<u8> {
         [
             stdout,
-            format!("\n{MARK} {code}\n").as_bytes(),
+            format!("\n{MARK} {code}\r\n").as_bytes(),
             stderr,
-            format!("\n{MARK} .\n").as_bytes(),
+            format!("\n{MARK} \n\n{MARK} \n\n{MARK} .\n").as_bytes(),
         ]
         .concat()
     }
@@ -260,13 +330,33 @@ mod tests {
         found
     }
 
+    /// An empty directory, as every pod has one.
+    fn volume(directory: &std::path::Path) -> std::path::PathBuf {
+        tempfile::Builder::new()
+            .disable_cleanup(true)
+            .tempdir_in(directory)
+            .unwrap()
+            .keep()
+    }
+
+    /// What containerd makes of a log.
+    fn as_containerd_writes(log: &[u8]) -> Vec<u8> {
+        let lines = log.split_inclusive(|byte| *byte == b'\n');
+        lines
+            .flat_map(|line| match line.strip_suffix(b"\r\n") {
+                Some(start) => [start, b"\n"].concat(),
+                None => line.to_vec(),
+            })
+            .collect()
+    }
+
     fn wrapped(shell: &[&str], directory: &std::path::Path, path: &str, argv: &[&str]) -> Command {
         let mut command = Command::new(shell[0]);
         command
             .args(&shell[1..])
             .args(["-c", SCRIPT, MARK])
             .args(argv)
-            .env("FIST_STDERR_FILE", directory.join("stderr"))
+            .env("FIST_VOLUME", volume(directory))
             .env("PATH", path)
             .stdin(Stdio::null());
         command
@@ -314,6 +404,33 @@ mod tests {
     }
 
     #[test]
+    fn a_carriage_return_before_a_newline_survives_a_log_that_drops_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let printed = b"one\r\n\r\nt\0wo\n\r\r\n\rthree\r\n\xff\r\r";
+        let argv = [
+            "/bin/sh",
+            "-c",
+            r"p='one\r\n\r\nt\000wo\n\r\r\n\rthree\r\n\377\r\r'; printf $p; printf $p >&2",
+        ];
+        for shell in shells() {
+            let log = wrapped(&shell, directory.path(), &path, &argv)
+                .output()
+                .unwrap()
+                .stdout;
+            for log in [as_containerd_writes(&log), log] {
+                let (out, err, code, is_over) = read(&log, 3);
+                assert_eq!(
+                    (out.as_slice(), err.as_slice(), code, is_over),
+                    (&printed[..], &printed[..], Some(0), true),
+                    "{shell:?}: {:?}",
+                    String::from_utf8_lossy(&log)
+                );
+            }
+        }
+    }
+
+    #[test]
     fn the_workflow_s_variables_reach_the_command_as_they_are() {
         let directory = tempfile::tempdir().unwrap();
         let path = std::env::var("PATH").unwrap();
@@ -330,7 +447,7 @@ mod tests {
                     "{shell:?}: {line}: {said}"
                 );
             }
-            assert!(!said.contains("FIST_STDERR_FILE"), "{shell:?}: {said}");
+            assert!(!said.contains("FIST_VOLUME"), "{shell:?}: {said}");
         }
     }
 
@@ -368,7 +485,7 @@ mod tests {
             let output = Command::new(shell[0])
                 .args(&shell[1..])
                 .args(["-c", &held_up, MARK, "/bin/sh", "-c", command])
-                .env("FIST_STDERR_FILE", directory.path().join("stderr"))
+                .env("FIST_VOLUME", volume(directory.path()))
                 .env("PATH", &path)
                 .stdin(Stdio::null())
                 .output()
