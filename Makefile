@@ -23,8 +23,8 @@ test-kube: ## every test that needs a cluster, in the one that TEST_KUBECONFIG (
 	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" scripts/test-kube
 
 bench-kube: ## what a step in a pod costs beside a bare pod, in the cluster of TEST_KUBECONFIG (else KUBECONFIG)
-	TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" \
-		cargo bench --package cli-runner --bench kube --profile dev
+	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" \
+		cargo bench --package fist --bench kube --profile dev
 
 sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
 	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-5000}" cargo test --package scheduler --test simulation -- --nocapture
