@@ -31,6 +31,8 @@ const ALERT_BYTES_MAX: usize = 32 * 1024;
 const RESERVE_PART: u32 = 3;
 /// Time that is kept for writing the result: at most this, and at most a tenth of the step's time.
 const MARGIN_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a token, on the safe side: English prose has four, logs and JSON three.
+const TOKEN_BYTES: usize = 3;
 
 /// Between two times that a cluster which is away is asked for a key.
 const KEY_AGAIN: Policy = Policy {
@@ -124,6 +126,8 @@ impl<L: Log> Runner<L> {
             blobs: &self.tasks.blobs,
             task,
         };
+        let transcript_ref =
+            subjects::attempt_turns_filter(&task.namespace, task.execution, &task.step, task.attempt);
         let investigation = Investigation {
             provider: choice.provider.as_ref(),
             toolbox: &toolbox,
@@ -137,16 +141,13 @@ impl<L: Log> Runner<L> {
                 namespace,
                 turns_max: limits.turns_max,
                 calls_max: limits.calls_max,
+                context_bytes_max: agent.context_tokens_max.saturating_mul(TOKEN_BYTES),
+                seed: &transcript_ref,
             },
             limits,
             gate: &self.gate,
             fix_namespace: namespace,
-            transcript_ref: subjects::attempt_turns_filter(
-                &task.namespace,
-                task.execution,
-                &task.step,
-                task.attempt,
-            ),
+            transcript_ref: transcript_ref.clone(),
             cancelled: &in_hand.cancelled,
             shutdown: &self.tasks.shutdown,
         };

@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{output::Body, time::Timestamp};
+use crate::{
+    output::{BlobRef, Body},
+    time::Timestamp,
+};
 
 /// One point of a transcript, on `fist.turn.<namespace>.<execution>.<step>.<attempt>.<k>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +63,9 @@ pub struct ToolTurn {
     pub is_error: bool,
     /// What the model was shown. Secrets are redacted already.
     pub result: Body,
+    /// The whole result, as text in the object store, where the model was shown a part of it. Redacted as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<BlobRef>,
     /// When the call began.
     pub started_at: Timestamp,
     /// When the result was there.

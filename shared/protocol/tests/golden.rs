@@ -254,10 +254,19 @@ fn turns_and_live() {
         arguments: json!({ "args": ["get"] }),
         is_error: false,
         result: Body::Inline(json!("NAME READY")),
+        whole: None,
         started_at: at(3),
         at: at(4),
     };
+    let cut = ToolTurn {
+        whole: Some(BlobRef {
+            sha256: "ab".repeat(32),
+            bytes: 100_000,
+        }),
+        ..tool.clone()
+    };
     check("turn-tool", &Turn::Tool(tool));
+    check("turn-tool-cut", &Turn::Tool(cut));
     check(
         "live-line",
         &Live::Line {

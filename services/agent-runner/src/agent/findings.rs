@@ -280,6 +280,7 @@ mod tests {
             },
             is_error,
             text: text.into(),
+            whole: None,
             started_at: Timestamp::default(),
             at: Timestamp::default(),
         })

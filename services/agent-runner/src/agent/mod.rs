@@ -8,6 +8,7 @@
 
 pub mod findings;
 pub mod prompt;
+pub mod repeats;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -33,7 +34,7 @@ use crate::{
         Answer, LlmError, LlmErrorKind, MALFORMED, Message, Provider, Request, Stop, ToolSpec, scripted, sum,
     },
     redact::Redactor,
-    tools::{Toolbox, cut::cut, submit_findings},
+    tools::{Given, Toolbox, cut::cut, read_more, submit_findings},
 };
 use findings::{End, Material, one_line};
 use prompt::Opening;
@@ -138,6 +139,22 @@ enum Next {
     },
     /// Nothing more.
     Stop(End),
+}
+
+/// How a call is answered.
+enum Way {
+    /// It is made.
+    Call,
+    /// It is not made, and this is said.
+    Told(String),
+    /// From the record of an earlier one.
+    Read(read_more::Ask, Box<ToolPoint>),
+}
+
+impl Way {
+    fn not_run(reason: &str) -> Self {
+        Self::Told(format!("{}{reason}", repeats::NOT_RUN))
+    }
 }
 
 /// What only this process knows: the rest is in the record.
@@ -366,6 +383,9 @@ impl Investigation<'_> {
 
     async fn request(&self, messages: &[Message], is_last: bool, until: Instant) -> Result<Answer, LlmError> {
         let mut tools: Vec<ToolSpec> = if is_last { Vec::new() } else { self.toolbox.specs() };
+        if !tools.is_empty() {
+            tools.push(read_more::spec());
+        }
         tools.push(submit_findings::spec());
         let begun = Instant::now();
         let outcome = self
@@ -456,79 +476,128 @@ impl Investigation<'_> {
 
     /// Runs calls at the same time, and records each result as it comes.
     async fn run_calls(&self, points: &mut Vec<Point>, calls: Vec<ToolCall>) -> Result<(), Interrupted> {
-        let standing = Standing::of(points);
-        let is_cut = standing.stop() == Some(Stop::Length);
-        let room = self.limits.calls_max.saturating_sub(standing.calls) as usize;
-        let running = futures_util::stream::iter(calls.into_iter().enumerate())
-            .map(|(at, call)| self.run_call(call, is_cut, at < room))
+        let room = self.limits.calls_max.saturating_sub(Standing::of(points).calls) as usize;
+        let ways: Vec<Way> = (0..calls.len())
+            .map(|at| self.way(points, &calls[..at], &calls[at], at < room))
+            .collect();
+        let running = futures_util::stream::iter(calls.into_iter().zip(ways))
+            .map(|(call, way)| self.run_call(call, way))
             .buffer_unordered(CALLS_AT_ONCE);
         let mut running = std::pin::pin!(running);
         while let Some(point) = self.unless_interrupted(running.next()).await? {
-            self.record(points, Point::Tool(point)).await?;
+            self.record(points, Point::Tool(point?)).await?;
         }
         Ok(())
     }
 
-    async fn run_call(&self, call: ToolCall, is_cut: bool, is_in_budget: bool) -> ToolPoint {
-        let started_at = clock::now();
-        let not_run = |text: String| (text, true);
-        let time_left = self
-            .limits
+    /// How a call is answered. `before` are the calls of the same answer that stand before it.
+    fn way(&self, points: &[Point], before: &[ToolCall], call: &ToolCall, is_in_budget: bool) -> Way {
+        let standing = Standing::of(points);
+        if standing.stop() == Some(Stop::Length) {
+            return Way::not_run(&format!(
+                "your answer was cut off at the limit of {} tokens, so this call may be incomplete. Be shorter",
+                self.limits.output_tokens_max
+            ));
+        }
+        if call.tool == submit_findings::NAME {
+            let problems = submit_findings::problems(&call.arguments).join("; ");
+            return Way::Told(format!(
+                "the findings were not accepted: {problems}. Submit them again"
+            ));
+        }
+        if !is_in_budget {
+            return Way::not_run(&format!("all {} tool calls are used", self.limits.calls_max));
+        }
+        if self.time_for_calls().is_zero() {
+            return Way::not_run("the time for this step is nearly over");
+        }
+        if let Some(objection) = repeats::objection(points, before, call, clock::now()) {
+            return Way::Told(objection);
+        }
+        if call.tool != read_more::NAME {
+            return Way::Call;
+        }
+        let ask = match read_more::Ask::read(&call.arguments) {
+            Ok(ask) => ask,
+            Err(problem) => return Way::Told(format!("refused: {problem}")),
+        };
+        let earlier = points.iter().find_map(|point| match point {
+            Point::Tool(tool) if tool.call.id == ask.call_id => Some(tool),
+            _ => None,
+        });
+        match earlier {
+            Some(tool) => Way::Read(ask, Box::new(tool.clone())),
+            None => Way::Told(format!(
+                "refused: there is no result of a call `{}`; use the id of an earlier call",
+                ask.call_id
+            )),
+        }
+    }
+
+    /// What is left for tools.
+    fn time_for_calls(&self) -> Duration {
+        self.limits
             .deadline
             .saturating_duration_since(Instant::now())
-            .saturating_sub(self.limits.reserve);
-        let (text, is_error) = if is_cut {
-            not_run(format!(
-                "not run: your answer was cut off at the limit of {} tokens, so this call may be incomplete. Be shorter",
-                self.limits.output_tokens_max
-            ))
-        } else if call.tool == submit_findings::NAME {
-            let problems = submit_findings::problems(&call.arguments);
-            not_run(format!(
-                "the findings were not accepted: {}. Submit them again",
-                problems.join("; ")
-            ))
-        } else if !is_in_budget {
-            not_run(format!(
-                "not run: all {} tool calls are used",
-                self.limits.calls_max
-            ))
-        } else if time_left.is_zero() {
-            not_run("not run: the time for this step is nearly over".to_owned())
-        } else {
-            let arguments = cut(one_line("", &call.arguments), LIVE_BYTES_MAX);
-            self.journal
-                .tell(Live::ToolCall {
-                    tool: call.tool.clone(),
-                    arguments,
-                })
-                .await;
-            let given = self
-                .toolbox
-                .call(
-                    &call.tool,
-                    &call.arguments,
-                    time_left,
-                    self.redactor,
-                    self.metrics,
-                )
-                .await;
-            (given.text, given.is_error)
+            .saturating_sub(self.limits.reserve)
+    }
+
+    async fn run_call(&self, call: ToolCall, way: Way) -> Result<ToolPoint, Failure> {
+        let started_at = clock::now();
+        let given = match way {
+            Way::Told(text) => Given {
+                text,
+                whole: None,
+                is_error: true,
+                outcome: "refused",
+            },
+            Way::Read(ask, earlier) => {
+                let whole = match &earlier.whole {
+                    Some(whole) => self.journal.kept(whole).await?,
+                    None => None,
+                };
+                let text = whole.as_ref().unwrap_or(&earlier.text);
+                Given {
+                    text: ask.show(text, self.toolbox.output_bytes_max()),
+                    whole: None,
+                    is_error: false,
+                    outcome: "ok",
+                }
+            }
+            Way::Call => {
+                let arguments = cut(one_line("", &call.arguments), LIVE_BYTES_MAX);
+                self.journal
+                    .tell(Live::ToolCall {
+                        tool: call.tool.clone(),
+                        arguments,
+                    })
+                    .await;
+                let time_left = self.time_for_calls();
+                let (redactor, metrics) = (self.redactor, self.metrics);
+                self.toolbox
+                    .call(&call.tool, &call.arguments, time_left, redactor, metrics)
+                    .await
+            }
         };
-        if prompt::suspicious(&text) {
+        if prompt::suspicious(&given.text) {
             tracing::warn!(
                 call = call.id,
                 tool = call.tool,
                 "a tool's result holds what looks like instructions"
             );
         }
-        ToolPoint {
+        let whole = match given.whole {
+            Some(whole) => Some(self.journal.keep(whole).await?),
+            None => None,
+        };
+        Ok(ToolPoint {
             call,
-            is_error,
-            text,
+            is_error: given.is_error,
+            text: given.text,
+            whole,
             started_at,
             at: clock::now(),
-        }
+        })
     }
 
     async fn record(&self, points: &mut Vec<Point>, point: Point) -> Result<(), Interrupted> {

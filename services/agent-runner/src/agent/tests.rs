@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use protocol::turns::ToolCall;
+use protocol::{output::BlobRef, turns::ToolCall};
 
 use super::*;
 use crate::tools::{Tool, ToolError};
@@ -132,6 +132,7 @@ impl Tool for Counting {
 #[derive(Default)]
 struct Dying {
     points: Mutex<Vec<Point>>,
+    kept: Mutex<Vec<String>>,
     writes_left: AtomicUsize,
     takes_effect: bool,
 }
@@ -157,6 +158,22 @@ impl Journal for Dying {
                 Ok(true)
             }
         })
+    }
+
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
+        let mut kept = self.kept.lock().unwrap();
+        kept.push(text);
+        let whole = BlobRef {
+            sha256: format!("{:064x}", kept.len() - 1),
+            bytes: kept[kept.len() - 1].len() as u64,
+        };
+        Box::pin(async { Ok(whole) })
+    }
+
+    fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {
+        let at = usize::from_str_radix(&whole.sha256, 16).unwrap();
+        let text = self.kept.lock().unwrap().get(at).cloned();
+        Box::pin(async { Ok(text) })
     }
 
     fn tell(&self, _: Live) -> BoxFuture<'_, ()> {
@@ -217,6 +234,8 @@ impl Bench {
                 namespace: "prod",
                 turns_max: 10,
                 calls_max: 20,
+                context_bytes_max: 100_000,
+                seed: "s",
             },
             limits: self.limits,
             gate: &Gate::default(),
@@ -323,6 +342,12 @@ async fn another_process_at_the_same_investigation_is_left_to_it() {
         fn write<'a>(&'a self, k: u32, point: &'a Point) -> BoxFuture<'a, Result<bool, Failure>> {
             self.0.write(k, point)
         }
+        fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
+            self.0.keep(text)
+        }
+        fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {
+            self.0.kept(whole)
+        }
         fn tell(&self, live: Live) -> BoxFuture<'_, ()> {
             self.0.tell(live)
         }
@@ -343,6 +368,8 @@ async fn another_process_at_the_same_investigation_is_left_to_it() {
             namespace: "prod",
             turns_max: 10,
             calls_max: 20,
+            context_bytes_max: 100_000,
+            seed: "s",
         },
         limits: Bench::new(vec![]).limits,
         gate: &Gate::default(),
@@ -580,5 +607,90 @@ async fn secrets_of_the_model_itself_are_not_recorded() {
     assert!(
         bench.tool.0.lock().unwrap().is_empty(),
         "a redacted value was used"
+    );
+}
+
+#[tokio::test]
+async fn a_cut_result_can_be_read_on_and_searched_after_a_crash_too() {
+    let long: String = (1..=9000).map(|n| format!("line {n}\n")).collect();
+    let answers = vec![
+        answer("", &[("c1", "look", look(&long))]),
+        answer(
+            "",
+            &[
+                ("c2", "read_more", json!({"call_id": "c1", "grep": "4[56]78$"})),
+                ("c3", "read_more", json!({"call_id": "c1", "from_line": 8999})),
+                ("c4", "read_more", json!({"call_id": "c9"})),
+                ("c5", "read_more", json!({"call_id": "c1", "lines": "all"})),
+            ],
+        ),
+        answer("", &[("c6", "submit_findings", findings())]),
+    ];
+    let mut bench = Bench::new(answers);
+    bench.journal.takes_effect = true;
+    bench.journal.writes_left = AtomicUsize::new(2);
+    bench.run().await.unwrap_err();
+    bench.run().await.unwrap();
+    let points = bench.journal.points.lock().unwrap();
+    let text = |id: &str| {
+        let found = points.iter().find_map(|point| match point {
+            Point::Tool(tool) if tool.call.id == id => Some((tool.is_error, tool.text.clone())),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let first = text("c1").1;
+    assert!(
+        first.len() < 33_000 && first.contains("bytes left out here") && !first.contains("line 4578\n"),
+        "{first}"
+    );
+    assert_eq!(
+        text("c2"),
+        (
+            false,
+            "matches: 2 or more, of 9000 lines\n4578: line 4578\n…\n4678: line 4678\n(go on with from_line 4679)"
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        text("c3").1,
+        "lines 8999 to 9000, of 9000 lines\n8999: line 8999\n9000: line 9000\n(that is its end)"
+    );
+    assert_eq!(
+        text("c4"),
+        (
+            true,
+            "refused: there is no result of a call `c9`; use the id of an earlier call".to_owned()
+        )
+    );
+    assert_eq!(
+        text("c5"),
+        (true, "refused: lines must be integer or null".to_owned())
+    );
+    assert_eq!(bench.tool.0.lock().unwrap().values().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn the_same_call_again_is_not_made() {
+    let bench = Bench::new(vec![
+        answer("", &[("c1", "look", look("a")), ("c2", "look", look("a"))]),
+        answer("", &[("c3", "look", look("a")), ("c4", "look", look("b"))]),
+        answer("", &[("c5", "submit_findings", json!({"summary": "s"}))]),
+    ]);
+    let concluded = bench.run().await.unwrap();
+    assert_eq!(
+        *bench.tool.0.lock().unwrap(),
+        BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)])
+    );
+    let mut actions: Vec<&str> = concluded.output["actions_taken"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    actions.sort_unstable();
+    assert_eq!(
+        actions,
+        ["look a", "look a (no success)", "look a (no success)", "look b"]
     );
 }

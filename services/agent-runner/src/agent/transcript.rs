@@ -5,11 +5,12 @@
 //! - Where the investigation stands is a function of its points, and of nothing else.
 
 use bus::{Blobs, Failure, Log, Written};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use protocol::{
     Body, Subject, Task, Timestamp, decode, encode,
     live::Live,
-    output::INLINE_BYTES_MAX,
+    output::{BlobRef, INLINE_BYTES_MAX},
     turns::{ModelTurn, ToolCall, ToolTurn, Turn, Usage},
 };
 use serde_json::Value;
@@ -40,6 +41,8 @@ pub struct ToolPoint {
     pub is_error: bool,
     /// What the model gets to see; redacted and cut.
     pub text: String,
+    /// All of it, where `text` is a part.
+    pub whole: Option<BlobRef>,
     /// When the call began.
     pub started_at: Timestamp,
     /// When the result was there.
@@ -52,6 +55,10 @@ pub trait Journal: Send + Sync {
     fn read(&self) -> BoxFuture<'_, Result<Vec<Point>, Failure>>;
     /// Writes point `k`; false where another point stands there already.
     fn write<'a>(&'a self, k: u32, point: &'a Point) -> BoxFuture<'a, Result<bool, Failure>>;
+    /// Keeps a whole result beside the record.
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>>;
+    /// What was kept; `None` where it is not there any more.
+    fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>>;
     /// Tells whoever is watching; lossy.
     fn tell(&self, live: Live) -> BoxFuture<'_, ()>;
 }
@@ -109,6 +116,17 @@ impl<L: Log> Journal for LogJournal<'_, L> {
         })
     }
 
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
+        Box::pin(async { Ok(self.blobs.put(Bytes::from(text)).await?) })
+    }
+
+    fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {
+        Box::pin(async {
+            let kept = self.blobs.get(whole).await?;
+            Ok(kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        })
+    }
+
     fn tell(&self, live: Live) -> BoxFuture<'_, ()> {
         let subject = self.task.live_subject();
         Box::pin(async move {
@@ -152,6 +170,7 @@ impl<L: Log> LogJournal<'_, L> {
             },
             is_error: tool.is_error,
             text,
+            whole: tool.whole,
             started_at: tool.started_at,
             at: tool.at,
         }))
@@ -166,6 +185,7 @@ impl<L: Log> LogJournal<'_, L> {
                 arguments: tool.call.arguments.clone(),
                 is_error: tool.is_error,
                 result: self.body(&tool.text).await?,
+                whole: tool.whole.clone(),
                 started_at: tool.started_at,
                 at: tool.at,
             }),

@@ -10,6 +10,7 @@ pub mod cut;
 pub mod kubectl;
 pub mod network;
 pub mod promql;
+pub mod read_more;
 pub mod schema;
 pub mod submit_findings;
 
@@ -64,6 +65,8 @@ pub struct Surroundings<'a> {
     pub investigator: Option<&'a Arc<Investigator>>,
 }
 
+/// Bytes of a result that are kept for [`read_more`], beyond what is shown.
+const WHOLE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a call's arguments that the service's log shows.
 const LOGGED_BYTES_MAX: usize = 500;
 
@@ -88,6 +91,8 @@ pub struct Toolbox {
 pub struct Given {
     /// Redacted and cut.
     pub text: String,
+    /// Redacted, all that is kept, where `text` is a part of it.
+    pub whole: Option<String>,
     /// Whether it failed or was refused.
     pub is_error: bool,
     /// `ok`, `refused`, `failed`, `timeout`, for the metrics.
@@ -127,6 +132,11 @@ impl Toolbox {
         }
     }
 
+    /// Bytes of one result that the model is shown.
+    pub fn output_bytes_max(&self) -> usize {
+        self.output_bytes_max
+    }
+
     /// The tools as a model sees them, without the ending.
     pub fn specs(&self) -> Vec<ToolSpec> {
         let spec = |(name, tool): &(&'static str, Box<dyn Tool>)| ToolSpec {
@@ -152,7 +162,9 @@ impl Toolbox {
             Err((outcome, text)) => (outcome, text),
         };
         // Redacted whole and cut afterwards: half a secret at the edge of a cut would not be recognised.
-        let text = cut::cut(redactor.text(&text), self.output_bytes_max);
+        let whole = cut::cut(redactor.text(&text), WHOLE_BYTES_MAX);
+        let text = cut::cut(whole.clone(), self.output_bytes_max);
+        let whole = (text != whole).then_some(whole);
         let label = self
             .tools
             .iter()
@@ -168,6 +180,7 @@ impl Toolbox {
             } else {
                 text
             },
+            whole,
             is_error: outcome != "ok",
             outcome,
         }

@@ -16,6 +16,7 @@ pub struct Agent {
     pub turn_output_tokens_max: u64,
     pub tool_timeout_ms: u64,
     pub tool_output_bytes_max: usize,
+    pub context_tokens_max: usize,
     pub reserve_ms: u64,
 }
 
@@ -29,6 +30,7 @@ impl Agent {
             turn_output_tokens_max: section.number("turn_output_tokens_max", 64..=1_000_000),
             tool_timeout_ms: section.number("tool_timeout_ms", 100..=600_000),
             tool_output_bytes_max: section.count("tool_output_bytes_max", 256..=1024 * 1024),
+            context_tokens_max: section.count("context_tokens_max", 2000..=10_000_000),
             reserve_ms: section.number("reserve_ms", 0..=3_600_000),
         }
     }
