@@ -26,7 +26,10 @@ use engine::fixgate::Gate;
 use kubernetes::{Investigator, Kubernetes};
 use redact::Redactor;
 use runner::Runner;
-use service::{Fatal, Service, config::Secrets};
+use service::{
+    Fatal, Service, config,
+    config::{Secret, Secrets},
+};
 
 /// Runs the service until its shutdown, with the keys of this process's environment.
 ///
@@ -43,8 +46,13 @@ pub async fn run(service: Service) -> Result<(), Fatal> {
 /// As [`run`].
 pub async fn serve(service: Service, secrets: Secrets) -> Result<(), Fatal> {
     let config = Arc::clone(&service.config);
+    let marked: Vec<Secret> = config::process_env()
+        .filter(|(name, value)| config.tools.redact_env.contains(name) && !value.is_empty())
+        .map(|(_, value)| Secret::new(value))
+        .collect();
     let own = [&secrets.anthropic_api_key, &secrets.openai_api_key];
-    let redactor = Redactor::new(&config.tools.redact, own.into_iter().flatten()).map_err(Fatal::new)?;
+    let own = own.into_iter().flatten().chain(&marked);
+    let redactor = Redactor::new(&config.tools.redact, own).map_err(Fatal::new)?;
     let gate = Gate::new(&config.fix.verbs, &config.fix.allowed_namespaces)
         .map_err(|reason| Fatal::new(format!("fix.verbs: {reason}")))?;
     let attached = attach(&service).await?;

@@ -2,14 +2,17 @@
 //!
 //! Invariants:
 //! - Redacting twice changes nothing more.
-//! - What is taken out is replaced by `[REDACTED:<kind>]`, so that a reader sees that something was there.
+//! - What is taken out is replaced by `[REDACTED:<kind>#<tag>]`, so that a reader sees that something was there, and
+//!   whether two were the same. The tag tells nothing else: it is a keyed digest, and the key never leaves the process.
 //! - It errs towards hiding: a hidden harmless value costs a question, a shown secret cannot be taken back.
 
 use std::borrow::Cow;
 
+use hmac::{Hmac, KeyInit, Mac};
 use regex::{Captures, Regex};
 use serde_json::{Map, Value};
 use service::config::Secret;
+use sha2::Sha256;
 
 /// How every replacement begins.
 pub const MARK: &str = "[REDACTED:";
@@ -62,6 +65,7 @@ const LITERAL_BYTES_MIN: usize = 8;
 /// Takes secrets out of text.
 #[derive(Clone)]
 pub struct Redactor {
+    tags: Tags,
     literals: Vec<String>,
     shapes: Vec<(String, Regex)>,
     authorization: Regex,
@@ -93,10 +97,12 @@ impl Redactor {
         for (kind, pattern) in SHAPES {
             shapes.push((kind.to_owned(), known(pattern)));
         }
+        let own: Vec<&str> = own.into_iter().map(Secret::expose).collect();
         Ok(Self {
+            tags: Tags::new(&own),
             literals: own
                 .into_iter()
-                .map(|secret| secret.expose().to_owned())
+                .map(str::to_owned)
                 .filter(|text| text.len() >= LITERAL_BYTES_MIN)
                 .collect(),
             shapes,
@@ -118,7 +124,7 @@ impl Redactor {
             name: known(&format!(r"(?i){NAMES}$")),
             secret_yaml: known(r"(?m)^[ \t-]*kind:[ \t]*Secret[ \t]*$"),
             secret_json: known(r#"\\?"kind\\?"\s*:\s*\\?"Secret\\?""#),
-            secret_json_data: known(r#"(\\?"(?:data|stringData)\\?"\s*:\s*)\{[^{}]*\}"#),
+            secret_json_data: known(r#"(\\?"(?:data|stringData)\\?"\s*:\s*)\{([^{}]*)\}"#),
         })
     }
 
@@ -136,23 +142,26 @@ impl Redactor {
         let mut text = Cow::Borrowed(text);
         for literal in &self.literals {
             if text.contains(literal.as_str()) {
-                text = Cow::Owned(text.replace(literal.as_str(), &tag("own-key")));
+                text = Cow::Owned(text.replace(literal.as_str(), &self.tags.tag("own-key", literal)));
             }
         }
         text = self.kubernetes_secrets(text);
         for (kind, shape) in &self.shapes {
             // A replacement is a literal: a `$` in a configured kind must not refer to a group.
-            text = replaced(text, shape, |_| tag(kind));
+            text = replaced(text, shape, |found| self.tags.tag(kind, &found[0]));
         }
-        text = replaced(text, &self.authorization, |found| after(found, "authorization"));
-        text = replaced(text, &self.cookie, |found| after(found, "cookie"));
-        text = replaced(text, &self.userinfo, |found| {
-            format!("{}{}@", &found[1], tag("credentials"))
+        text = replaced(text, &self.authorization, |found| {
+            self.tags.after(found, "authorization")
         });
-        text = replaced(text, &self.signature, |found| after(found, "signature"));
-        text = replaced(text, &self.env_pair, |found| after(found, "value"));
-        text = replaced(text, &self.assigned, |found| after(found, "value"));
-        text = replaced(text, &self.flag, |found| after(found, "value"));
+        text = replaced(text, &self.cookie, |found| self.tags.after(found, "cookie"));
+        text = replaced(text, &self.userinfo, |found| match &found[2] {
+            redacted if redacted.starts_with(MARK) && redacted.ends_with(']') => found[0].to_owned(),
+            secret => format!("{}{}@", &found[1], self.tags.tag("credentials", secret)),
+        });
+        text = replaced(text, &self.signature, |found| self.tags.after(found, "signature"));
+        text = replaced(text, &self.env_pair, |found| self.tags.after(found, "value"));
+        text = replaced(text, &self.assigned, |found| self.tags.after(found, "value"));
+        text = replaced(text, &self.flag, |found| self.tags.after(found, "value"));
         text.into_owned()
     }
 
@@ -170,12 +179,19 @@ impl Redactor {
         let is_secret = fields.get("kind").and_then(Value::as_str) == Some("Secret");
         let hidden = |key: &str, value: &Value| match value {
             Value::String(text) if self.name.is_match(key) && !is_harmless(text) => {
-                Some(Value::String(tag("value")))
+                Some(Value::String(self.tags.tag("value", text)))
             }
             Value::Object(data) if is_secret && (key == "data" || key == "stringData") => {
                 Some(Value::Object(
-                    data.keys()
-                        .map(|key| (key.clone(), Value::String(tag("secret-data"))))
+                    data.iter()
+                        .map(|(key, value)| {
+                            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                            let shown = match value.starts_with(MARK) {
+                                true => value,
+                                false => self.tags.tag("secret-data", &value),
+                            };
+                            (key.clone(), Value::String(shown))
+                        })
                         .collect(),
                 ))
             }
@@ -195,14 +211,15 @@ impl Redactor {
     /// The data of Secret objects, as YAML or JSON has it.
     fn kubernetes_secrets<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
         let text = if self.secret_json.is_match(&text) {
-            replaced(text, &self.secret_json_data, |found| {
-                format!("{}{{\"\":\"{}\"}}", &found[1], tag("secret-data"))
+            replaced(text, &self.secret_json_data, |found| match &found[2] {
+                data if data.contains(MARK) => found[0].to_owned(),
+                data => format!("{}{{\"\":\"{}\"}}", &found[1], self.tags.tag("secret-data", data)),
             })
         } else {
             text
         };
         if self.secret_yaml.is_match(&text) {
-            Cow::Owned(without_yaml_data(&text))
+            Cow::Owned(self.tags.without_yaml_data(&text))
         } else {
             text
         }
@@ -214,8 +231,92 @@ fn known(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the patterns of this file are valid by test")
 }
 
-fn tag(kind: &str) -> String {
-    format!("{MARK}{kind}]")
+/// Makes the tags.
+#[derive(Clone)]
+struct Tags {
+    mac: Hmac<Sha256>,
+}
+
+impl Tags {
+    /// Keyed by the process's own secrets, so that its replicas make the same ones; where it has none, by chance.
+    fn new(own: &[&str]) -> Self {
+        let chance = uuid::Uuid::new_v4();
+        let key = match own.is_empty() {
+            true => chance.as_bytes().to_vec(),
+            false => own.join("\0").into_bytes(),
+        };
+        let mac = Hmac::new_from_slice(&key).expect("HMAC takes a key of any length");
+        Self { mac }
+    }
+
+    fn tag(&self, kind: &str, secret: &str) -> String {
+        let digest = self.mac.clone().chain_update(secret).finalize().into_bytes();
+        format!("{MARK}{kind}#{:02x}{:02x}]", digest[0], digest[1])
+    }
+
+    /// The first group, and a tag where the second was, unless that cannot be a secret.
+    fn after(&self, found: &Captures<'_>, kind: &str) -> String {
+        let value = &found[2];
+        if is_harmless(value.trim_matches(['"', '\'', '\\'])) {
+            return found[0].to_owned();
+        }
+        let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
+        let quote = quote.map_or_else(
+            || {
+                if value.starts_with("\\\"") {
+                    "\\\"".to_owned()
+                } else {
+                    String::new()
+                }
+            },
+            String::from,
+        );
+        format!(
+            "{}{quote}{}{quote}",
+            &found[1],
+            self.tag(kind, value.trim_matches(['"', '\'', '\\']))
+        )
+    }
+
+    /// YAML with every block under `data:` and `stringData:` masked.
+    fn without_yaml_data(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut inside: Option<usize> = None;
+        for line in text.split_inclusive('\n') {
+            let body = line.trim_start();
+            let indent = line.len() - body.len();
+            if inside.is_some_and(|outer| indent <= outer && !body.trim().is_empty()) {
+                inside = None;
+            }
+            if inside.is_some() {
+                match body.split_once(':').filter(|_| !body.starts_with(MARK)) {
+                    Some((key, value)) => {
+                        let tag = match value.trim() {
+                            value if value.starts_with(MARK) => value.to_owned(),
+                            value => self.tag("secret-data", value),
+                        };
+                        out.push_str(&format!("{}{key}: {tag}\n", &line[..indent]));
+                    }
+                    // A further line of a block text.
+                    None if body.trim().is_empty() => out.push_str(line),
+                    None => {
+                        let tag = match body.trim() {
+                            value if value.starts_with(MARK) => value.to_owned(),
+                            value => self.tag("secret-data", value),
+                        };
+                        out.push_str(&format!("{}{tag}\n", &line[..indent]));
+                    }
+                }
+                continue;
+            }
+            let key = body.trim_start_matches("- ").trim_end();
+            if key == "data:" || key == "stringData:" {
+                inside = Some(indent);
+            }
+            out.push_str(line);
+        }
+        out
+    }
 }
 
 fn replaced<'t>(text: Cow<'t, str>, regex: &Regex, by: impl Fn(&Captures<'_>) -> String) -> Cow<'t, str> {
@@ -223,26 +324,6 @@ fn replaced<'t>(text: Cow<'t, str>, regex: &Regex, by: impl Fn(&Captures<'_>) ->
         Cow::Borrowed(_) => text,
         Cow::Owned(new) => Cow::Owned(new),
     }
-}
-
-/// The first group, and a tag where the second was, unless that cannot be a secret.
-fn after(found: &Captures<'_>, kind: &str) -> String {
-    let value = &found[2];
-    if is_harmless(value.trim_matches(['"', '\'', '\\'])) {
-        return found[0].to_owned();
-    }
-    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
-    let quote = quote.map_or_else(
-        || {
-            if value.starts_with("\\\"") {
-                "\\\"".to_owned()
-            } else {
-                String::new()
-            }
-        },
-        String::from,
-    );
-    format!("{}{quote}{}{quote}", &found[1], tag(kind))
 }
 
 /// What stands for no value, for a reference to one, or was redacted before.
@@ -259,36 +340,6 @@ fn is_harmless(value: &str) -> bool {
         || value.starts_with("$(")
 }
 
-/// YAML with every block under `data:` and `stringData:` masked.
-fn without_yaml_data(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut inside: Option<usize> = None;
-    for line in text.split_inclusive('\n') {
-        let body = line.trim_start();
-        let indent = line.len() - body.len();
-        if inside.is_some_and(|outer| indent <= outer && !body.trim().is_empty()) {
-            inside = None;
-        }
-        if inside.is_some() {
-            match body.split_once(':').filter(|_| !body.starts_with(MARK)) {
-                Some((key, _)) => {
-                    out.push_str(&format!("{}{key}: {}\n", &line[..indent], tag("secret-data")))
-                }
-                // A further line of a block text.
-                None if body.trim().is_empty() => out.push_str(line),
-                None => out.push_str(&format!("{}{}\n", &line[..indent], tag("secret-data"))),
-            }
-            continue;
-        }
-        let key = body.trim_start_matches("- ").trim_end();
-        if key == "data:" || key == "stringData:" {
-            inside = Some(indent);
-        }
-        out.push_str(line);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -303,6 +354,12 @@ mod tests {
             [&Secret::new("own-operator-key")],
         )
         .unwrap()
+    }
+
+    /// The same with every tag as `#`.
+    fn untagged(text: &str) -> String {
+        let tag = Regex::new(r"(\[REDACTED:[a-z-]+)#[0-9a-f]{4}\]").unwrap();
+        tag.replace_all(text, "$1##]").into_owned()
     }
 
     /// Texts with a secret, and the secret.
@@ -406,15 +463,18 @@ mod tests {
     #[test]
     fn values_are_redacted_by_name_too() {
         let redactor = redactor();
+        let redacted = redactor.value(&json!({
+            "password": "hunter2", "pod": "web", "n": 1,
+            "nested": [{"kind": "Secret", "data": {"a": "aHVudGVyMg=="}}, "token=hunter2"],
+        }));
+        assert_eq!(redactor.value(&redacted), redacted);
         assert_eq!(
-            redactor.value(&json!({
-                "password": "hunter2", "pod": "web", "n": 1,
-                "nested": [{"kind": "Secret", "data": {"a": "aHVudGVyMg=="}}, "token=hunter2"],
-            })),
+            untagged(&redacted.to_string()),
             json!({
-                "password": "[REDACTED:value]", "pod": "web", "n": 1,
-                "nested": [{"kind": "Secret", "data": {"a": "[REDACTED:secret-data]"}}, "token=[REDACTED:value]"],
+                "password": "[REDACTED:value##]", "pod": "web", "n": 1,
+                "nested": [{"kind": "Secret", "data": {"a": "[REDACTED:secret-data##]"}}, "token=[REDACTED:value##]"],
             })
+            .to_string()
         );
     }
 
@@ -422,9 +482,31 @@ mod tests {
     fn other_parts_of_a_secret_object_stay() {
         let text = "apiVersion: v1\ndata:\n  a: aHVudGVyMg==\n\n  b: |\n    more\nkind: Secret\nmetadata:\n  name: db\n";
         assert_eq!(
-            redactor().text(text),
-            "apiVersion: v1\ndata:\n  a: [REDACTED:secret-data]\n\n  b: [REDACTED:secret-data]\n    \
-             [REDACTED:secret-data]\nkind: Secret\nmetadata:\n  name: db\n"
+            untagged(&redactor().text(text)),
+            "apiVersion: v1\ndata:\n  a: [REDACTED:secret-data##]\n\n  b: [REDACTED:secret-data##]\n    \
+             [REDACTED:secret-data##]\nkind: Secret\nmetadata:\n  name: db\n"
         );
+    }
+
+    #[test]
+    fn a_tag_tells_whether_two_are_the_same_and_nothing_else() {
+        let text = "DB_PASSWORD=hunter2xyzzy\nOLD_PASSWORD=correcthorse\nPGPASSWORD=hunter2xyzzy";
+        let tags = |redactor: &Redactor| -> Vec<String> {
+            let redacted = redactor.text(text);
+            redacted
+                .lines()
+                .filter_map(|line| Some(line.split_once('=')?.1.to_owned()))
+                .collect()
+        };
+        let first = tags(&redactor());
+        assert!(first[0] == first[2] && first[0] != first[1], "{first:?}");
+        // A replica with the same keys agrees; another deployment does not, so nobody can look a secret up.
+        assert_eq!(first, tags(&redactor()));
+        assert_ne!(
+            first,
+            tags(&Redactor::new(&[], [&Secret::new("another-key")]).unwrap())
+        );
+        let by_chance = || tags(&Redactor::new(&[], []).unwrap());
+        assert_ne!(by_chance(), by_chance());
     }
 }

@@ -14,7 +14,11 @@ use bus::{
 use engine::fixgate::Gate;
 use protocol::{Outcome, StepError, StepFailure, Task, Timestamp, lane::AgentWork, subjects};
 use serde_json::Value;
-use service::{Config, backoff::Policy, config::Secrets};
+use service::{
+    Config,
+    backoff::Policy,
+    config::{Secret, Secrets},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -82,8 +86,7 @@ impl<L: Log> Runner<L> {
             Ok(own_key) => own_key,
             Err(came) => return Ok(Came { started_at, ..came }),
         };
-        let with_own_key = own_key.as_ref().map(|own| self.redactor.and(&own.key));
-        let redactor = with_own_key.as_ref().unwrap_or(&self.redactor);
+        let redactor = &self.redactor(work, own_key.as_ref());
         let failed = |message: String| {
             Ok(Came {
                 started_at,
@@ -195,6 +198,18 @@ impl<L: Log> Runner<L> {
                 () = tokio::time::sleep_until(next) => {}
             }
         }
+    }
+
+    /// What is taken out of this attempt's texts: also the workflow's own key, and its variables that the operator marked.
+    fn redactor(&self, work: &AgentWork, own_key: Option<&OwnKey>) -> Redactor {
+        let marked = work.env.iter().filter_map(|(name, value)| {
+            let is_marked = self.config.tools.redact_env.contains(name);
+            value.as_str().filter(|_| is_marked).map(Secret::new)
+        });
+        let own_key = own_key.map(|own| own.key.clone());
+        marked
+            .chain(own_key)
+            .fold(self.redactor.clone(), |redactor, secret| redactor.and(&secret))
     }
 
     fn limits(&self, task: &Task, choice: &llm::Choice) -> Limits {

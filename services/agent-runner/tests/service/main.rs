@@ -292,7 +292,7 @@ async fn an_investigation_is_recorded_grounded_and_free_of_secrets() {
         bench.assert_no_secret().await;
         let second = serde_json::to_string(&mock.requests()[1]).unwrap();
         assert!(
-            second.contains("password=[REDACTED:value]") && second.contains("end of data"),
+            second.contains("password=[REDACTED:value#") && second.contains("end of data"),
             "{second}"
         );
         running.stop().await;

@@ -16,6 +16,7 @@ pub struct Tools {
     pub kubectl_service_account: Option<String>,
     pub kubectl_namespaces: Vec<String>,
     pub redact: Vec<String>,
+    pub redact_env: Vec<String>,
 }
 
 impl Tools {
@@ -30,6 +31,7 @@ impl Tools {
             kubectl_service_account: section.optional("kubectl_service_account"),
             kubectl_namespaces: section.list("kubectl_namespaces"),
             redact: section.list("redact"),
+            redact_env: section.list("redact_env"),
         };
         if !is_http_url(&tools.prometheus_url) {
             section.problem(
