@@ -8,6 +8,7 @@
 //!   once for ever.
 
 pub mod capture;
+mod dry_run;
 pub mod executor;
 pub mod live;
 mod output;

@@ -7,16 +7,18 @@
 //! | `command` | as rendered |
 //! | `duration_ms` | from its beginning to its end |
 //! | `json` | where stdout is one JSON value of at most 1 MiB |
+//! | `fix` | of a command that passed the fix gate: who proposed it, what ran, what the dry run answered, the outcome |
 //! | `stdout_ref`, `stderr_ref` | where the text is not exactly what was printed: `{"sha256", "bytes"}` of the object in `fist-blobs` that is |
 //!
 //! Invariant: a text that is not all that was printed says so, and where the rest is.
 
 use nix::sys::signal::Signal;
-use protocol::{BlobRef, Outcome, StepError, StepFailure, Task};
+use protocol::{BlobRef, Outcome, StepError, StepFailure, Task, lane::CliWork};
 use serde_json::{Map, Value, json};
 
 use crate::{
     capture::{Capture, Limits},
+    dry_run::DryRun,
     executor::{End, Finished},
 };
 
@@ -103,8 +105,58 @@ fn exit_code(end: &End) -> Option<i32> {
     }
 }
 
+/// A command that passed the fix gate, for the record.
+pub struct Fix<'a> {
+    /// What was run.
+    pub argv: &'a [String],
+    /// The task's work.
+    pub work: &'a CliWork,
+    /// What the server said before.
+    pub dry_run: Option<&'a DryRun>,
+    /// Which runner ran it.
+    pub runner: &'a str,
+}
+
+impl Fix<'_> {
+    /// What stands in the step's output; it is logged as well.
+    pub fn record(&self, task: &Task, outcome: &Outcome) -> Value {
+        let command = self.argv.join(" ");
+        let outcome = match outcome {
+            Outcome::Succeeded => "succeeded".to_owned(),
+            Outcome::Failed(error) => error.message.clone(),
+            Outcome::Skipped { message } => message.clone(),
+        };
+        tracing::info!(
+            target: "audit",
+            namespace = %task.namespace,
+            workflow = %task.workflow,
+            execution = %task.execution,
+            step = %task.step,
+            attempt = %task.attempt,
+            proposed_by = self.work.proposed_by,
+            command,
+            outcome,
+            "a command that passed the fix gate has run"
+        );
+        json!({
+            "proposed_by": self.work.proposed_by,
+            "command": command,
+            "dry_run": self.dry_run.map(DryRun::value),
+            "runner": self.runner,
+            "outcome": outcome,
+        })
+    }
+}
+
 /// How the attempt came out.
-pub fn outcome(task: &Task, finished: &Finished) -> Outcome {
+pub fn outcome(task: &Task, finished: &Finished, dry_run: Option<&DryRun>) -> Outcome {
+    if let Some(refused) = dry_run.filter(|dry_run| dry_run.exit_code != 0) {
+        let said = refused.said.trim();
+        return Outcome::Failed(StepError {
+            reason: StepFailure::Refused,
+            message: format!("not run: the server refused it in a dry run: {said}"),
+        });
+    }
     let (reason, message) = match &finished.end {
         End::Exited(0) => return Outcome::Succeeded,
         End::Exited(code) => (StepFailure::Command, exited(*code, &finished.stderr)),
@@ -239,7 +291,7 @@ mod tests {
     }
 
     fn words(end: End, stderr: &[u8]) -> String {
-        match outcome(&task(), &finished(end, b"", stderr)) {
+        match outcome(&task(), &finished(end, b"", stderr), None) {
             Outcome::Failed(error) => format!("{:?}: {}", error.reason, error.message),
             other => format!("{other:?}"),
         }

@@ -16,9 +16,10 @@ use protocol::{Begun, Body, Fact, StepFailure, Task, decode, encode, lane::CliWo
 
 use crate::{
     capture::{Capture, Limits},
+    dry_run,
     executor::{Executor, ExecutorError, Finished, Job},
     live::LiveSink,
-    output::{self, Spill},
+    output::{self, Fix, Spill},
     release::{Release, StartedGated},
     task,
 };
@@ -89,7 +90,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         let result = self
             .lively(task, async |sink| self.executor.run(job, &stop, sink).await)
             .await;
-        self.reported(task, work, is_gated, result).await
+        self.reported(task, work, job, result).await
     }
 
     /// A gated attempt that was begun by somebody: what still runs for it is followed to its end, and nothing is
@@ -108,7 +109,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
             .await;
         match result {
             None => Ok(unknown),
-            Some(result) => self.reported(task, work, true, result).await,
+            Some(result) => self.reported(task, work, job, result).await,
         }
     }
 
@@ -136,12 +137,12 @@ impl<L: Log, E: Executor> Runner<L, E> {
         &self,
         task: &Task,
         work: &CliWork,
-        is_gated: bool,
+        job: &Job,
         result: Result<Finished, ExecutorError>,
     ) -> Result<Came, Failure> {
         match result {
-            Ok(finished) => Ok(self.came(task, work, &finished).await),
-            Err(error) => self.came_to_nothing(task, work, is_gated, error).await,
+            Ok(finished) => Ok(self.came(task, work, job, finished).await),
+            Err(error) => self.came_to_nothing(task, work, job, error).await,
         }
     }
 
@@ -150,9 +151,10 @@ impl<L: Log, E: Executor> Runner<L, E> {
         &self,
         task: &Task,
         work: &CliWork,
-        is_gated: bool,
+        job: &Job,
         error: ExecutorError,
     ) -> Result<Came, Failure> {
+        let is_gated = job.program.is_gated();
         match error {
             ExecutorError::CannotStart(reason) => Ok(self.tasks.failed(StepFailure::Infrastructure, reason)),
             ExecutorError::Unavailable { after, reason } => {
@@ -170,7 +172,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
             }
             ExecutorError::Released(Some(finished)) if is_gated => {
                 let message = "unknown whether it ran: the runner was shut down while the command was running and ended it; look at what it was to change, it is not run a second time";
-                let came = self.came(task, work, &finished).await;
+                let came = self.came(task, work, job, *finished).await;
                 let outcome = self.tasks.failed(StepFailure::UnknownOutcome, message).outcome;
                 Ok(Came { outcome, ..came })
             }
@@ -222,17 +224,34 @@ impl<L: Log, E: Executor> Runner<L, E> {
         }
     }
 
-    async fn came(&self, task: &Task, work: &CliWork, finished: &Finished) -> Came {
+    async fn came(&self, task: &Task, work: &CliWork, job: &Job, finished: Finished) -> Came {
+        let (dry_run, finished) = match work.dry_run {
+            true => {
+                let (dry_run, stdout) = dry_run::split(finished.stdout, &job.name(), self.limits);
+                (dry_run, Finished { stdout, ..finished })
+            }
+            false => (None, finished),
+        };
+        let outcome = output::outcome(task, &finished, dry_run.as_ref());
         let (stdout, stderr) = (
             self.spill(&finished.stdout).await,
             self.spill(&finished.stderr).await,
         );
-        let value = output::output(&work.command, finished, [&stdout, &stderr], self.limits);
+        let mut value = output::output(&work.command, &finished, [&stdout, &stderr], self.limits);
+        if let Some(argv) = &work.fix {
+            let fix = Fix {
+                argv,
+                work,
+                dry_run: dry_run.as_ref(),
+                runner: &self.tasks.instance,
+            };
+            value["fix"] = fix.record(task, &outcome);
+        }
         let body = self.tasks.body(value, output::preview).await;
         // A command cannot be run again for the sake of its output.
         let body = body.unwrap_or_else(|not_stored| Body::Inline(not_stored.preview));
         Came {
-            outcome: output::outcome(task, finished),
+            outcome,
             output: Some(body),
             started_at: finished.started_at,
         }

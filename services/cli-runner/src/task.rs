@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use protocol::{StepError, StepFailure, Task, lane::CliWork};
 use serde_json::{Map, Value};
 
-use crate::executor::{Job, Program};
+use crate::{
+    dry_run,
+    executor::{Job, Program},
+};
 
 /// Linux' limit for one argument or variable (`MAX_ARG_STRLEN`, 32 pages), its closing NUL included.
 const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
@@ -24,7 +27,7 @@ pub fn job(task: &Task, work: &CliWork) -> Result<Job, StepError> {
         reason: StepFailure::Refused,
         message,
     })?;
-    Ok(Job {
+    let mut job = Job {
         namespace: task.namespace.clone(),
         execution: task.execution,
         workflow: task.workflow.clone(),
@@ -35,7 +38,11 @@ pub fn job(task: &Task, work: &CliWork) -> Result<Job, StepError> {
         image: work.image.clone(),
         resources: work.resources.clone(),
         deadline: task.deadline,
-    })
+    };
+    if let (true, Program::Gated(argv)) = (work.dry_run, &job.program) {
+        job.program = Program::Gated(dry_run::before(argv, &job.name()));
+    }
+    Ok(job)
 }
 
 fn environment(env: &Map<String, Value>) -> BTreeMap<String, String> {

@@ -124,9 +124,16 @@ pub async fn decide_facts<L: Log>(
 pub fn rules(config: &Config) -> Result<Rules, Fatal> {
     let gate = Gate::new(&config.fix.verbs, &config.fix.allowed_namespaces)
         .map_err(|error| Fatal::new(format!("fix.verbs: {error}")))?;
+    let everywhere = (config.fix.mode == FixMode::Propose).then(|| "*".to_owned());
     Ok(Rules {
         timer_grace: Duration::from_millis(config.scheduler.timer_grace_ms),
         gate,
-        propose_only: config.fix.mode == FixMode::Propose,
+        propose_namespaces: config
+            .fix
+            .propose_namespaces
+            .iter()
+            .cloned()
+            .chain(everywhere)
+            .collect(),
     })
 }

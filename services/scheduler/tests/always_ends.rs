@@ -36,7 +36,7 @@ impl World {
         let rules = Rules {
             timer_grace: Duration::from_secs(10),
             gate: Gate::default(),
-            propose_only: false,
+            propose_namespaces: Vec::new(),
         };
         let options = Consume {
             concurrency: 4,

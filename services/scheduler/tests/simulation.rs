@@ -123,7 +123,7 @@ async fn process(kind: u64, seed: u64, broker: SimBroker, mut rng: Rng, calm: Ca
                 let rules = Rules {
                     timer_grace: GRACE,
                     gate: Gate::default(),
-                    propose_only: false,
+                    propose_namespaces: Vec::new(),
                 };
                 scheduler::decide_facts(
                     log,

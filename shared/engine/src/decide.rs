@@ -46,8 +46,8 @@ pub struct Rules {
     pub timer_grace: Duration,
     /// What a gated command may do.
     pub gate: Gate,
-    /// Whether gated commands are only ever proposed.
-    pub propose_only: bool,
+    /// Namespaces in which gated commands are only ever proposed; `*` for all.
+    pub propose_namespaces: Vec<String>,
 }
 
 /// What to do about a fact.

@@ -135,7 +135,7 @@ impl World {
         let rules = Rules {
             timer_grace: Duration::from_secs(10),
             gate: Gate::default(),
-            propose_only: false,
+            propose_namespaces: Vec::new(),
         };
         match decide(&state, &observed, Timestamp::from_millis(self.now_ms), &rules) {
             Ok(Decision::Append(planned)) => {

@@ -105,6 +105,12 @@ pub struct CliWork {
     /// Where the command passed the fix gate: the argv to run without a shell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<Vec<String>>,
+    /// Whether the server is asked first, with `--dry-run=server` behind that argv.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Where the command passed the fix gate: who proposed it, for the record.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub proposed_by: String,
     /// Pod image; absent means the runner's configured default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,

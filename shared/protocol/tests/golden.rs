@@ -156,11 +156,19 @@ fn the_lane() {
     let cli = CliWork {
         command: "kubectl get pod 'web-1'".into(),
         fix: Some(vec!["kubectl".into(), "get".into()]),
+        dry_run: false,
+        proposed_by: String::new(),
         image: Some("punching-fist/cli:1".into()),
         env: object(json!({ "REGION": "eu" })),
         resources: Some(json!({ "limits": { "memory": "64Mi" } })),
     };
     check("work-cli", &cli);
+    let fix = CliWork {
+        dry_run: true,
+        proposed_by: "the investigation of step look".into(),
+        ..cli.clone()
+    };
+    check("work-cli-fix", &fix);
     let record = StepRecord {
         step: StepName::new("is-full").unwrap(),
         index: 0,

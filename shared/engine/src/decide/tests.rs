@@ -15,8 +15,12 @@ use crate::{Decision, Definition, Logged, Observed, Rules, State, decide, fixgat
 fn rules() -> Rules {
     Rules {
         timer_grace: Duration::from_secs(10),
-        gate: Gate::default(),
-        propose_only: false,
+        gate: Gate::new(
+            &["rollout restart".to_owned(), "delete pod".to_owned()],
+            &["quiet".to_owned()],
+        )
+        .unwrap(),
+        propose_namespaces: vec!["quiet".to_owned()],
     }
 }
 
@@ -99,9 +103,15 @@ impl World {
                 match &planned.append.action {
                     LaneAction::Task(task) => {
                         let what = task.work.get("command").or(task.work.get("goal")).unwrap();
+                        let fix = match (task.work.get("proposed_by"), task.work.get("dry_run")) {
+                            (Some(who), dry_run) => {
+                                format!(" proposed by {who}{}", dry_run.map_or("", |_| ", dry run first"))
+                            }
+                            _ => String::new(),
+                        };
                         writeln!(
                             self.printed,
-                            "  -> {lane}: {} #{} {what}",
+                            "  -> {lane}: {} #{} {what}{fix}",
                             task.step, task.attempt
                         )
                         .unwrap();
@@ -240,6 +250,40 @@ fn steps_run_in_order_and_each_result_is_answered_once() {
               -> note: Succeeded 
             again
               nothing: Answered
+        "#]],
+    );
+}
+
+#[test]
+fn a_gated_command_is_asked_of_the_server_first_or_only_proposed() {
+    let fix =
+        |name: &str, command: &str| json!({ "name": name, "type": "cli", "command": command, "fix": true });
+    let mut proposed = fix("here", "kubectl delete pod a");
+    proposed["mode"] = "propose".into();
+    check(
+        json!({ "steps": [
+            { "name": "look", "type": "agent", "goal": "why", "tools": [] },
+            { "name": "do", "type": "cli", "command": "{{ steps.look.output.fix_command }}" },
+            fix("restart", "kubectl rollout restart deployment/web"),
+            fix("there", "kubectl delete pod a -n quiet"),
+            proposed,
+        ]}),
+        json!({}),
+        r#"start
+           ok look {"can_auto_fix": true, "status": "complete", "fix_command": "kubectl delete pod a", "evidence": [{"call_id": "c", "quote": "q", "grounded": true}]}
+           ok do {}
+           ok restart {}"#,
+        expect![[r#"
+            start
+              -> agent: look #1 "why"
+            ok look {"can_auto_fix": true, "status": "complete", "fix_command": "kubectl delete pod a", "evidence": [{"call_id": "c", "quote": "q", "grounded": true}]}
+              -> cli: do #1 "kubectl delete pod a" proposed by "the investigation of step look", dry run first
+            ok do {}
+              -> cli: restart #1 "kubectl rollout restart deployment/web" proposed by "the workflow itself"
+            ok restart {}
+              there Skipped: proposed, not run: kubectl delete pod/a --namespace=quiet
+              here Skipped: proposed, not run: kubectl delete pod/a --namespace=default
+              -> note: Succeeded 
         "#]],
     );
 }

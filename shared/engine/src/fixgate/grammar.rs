@@ -96,6 +96,13 @@ const COMMON: &[(&str, Flag)] = &[
     ("--dry-run", Flag::DryRun),
 ];
 
+/// The verbs for which kubectl has no `--dry-run`.
+pub(super) const WITHOUT_DRY_RUN: &[&[&str]] = &[
+    &["rollout", "restart"],
+    &["rollout", "pause"],
+    &["rollout", "resume"],
+];
+
 const DELETE_FLAGS: &[(&str, Flag)] = &[
     ("--grace-period", Flag::Positive),
     ("--ignore-not-found", Flag::Switch),

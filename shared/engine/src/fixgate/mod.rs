@@ -45,6 +45,21 @@ impl Argv {
         &self.0
     }
 
+    /// Whether kubectl can ask the server for it as a dry run; a few verbs have none.
+    #[must_use]
+    pub fn has_dry_run(&self) -> bool {
+        let is_asked_for = self.0.iter().any(|word| word.starts_with("--dry-run"));
+        let verb: Vec<&str> = self.0.iter().skip(1).take(2).map(String::as_str).collect();
+        !is_asked_for && !grammar::WITHOUT_DRY_RUN.contains(&verb.as_slice())
+    }
+
+    /// The namespace that it names, if it does.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        let mut namespaces = self.0.iter().filter_map(|word| word.strip_prefix("--namespace="));
+        namespaces.next()
+    }
+
     /// The words, owned.
     #[must_use]
     pub fn into_words(self) -> Vec<String> {

@@ -38,13 +38,18 @@ pub(super) fn next(walk: &Walk<'_>, index: usize, work: &CliWork, now: Timestamp
         Ok(env) => env,
         Err(failed) => return failed,
     };
-    let fix = match &work.gate {
+    let gated = match &work.gate {
         Some(_) => match gated(walk, work, &command, rules) {
             Ok(argv) => Some(argv),
             Err(next) => return *next,
         },
         None => None,
     };
+    let dry_run = gated.as_ref().is_some_and(Argv::has_dry_run);
+    let proposed_by = gated
+        .as_ref()
+        .map(|_| proposed_by(walk, work))
+        .unwrap_or_default();
     let StepKind::Cli(step) = &walk.definition.spec().steps[index].kind else {
         return Next::Failed {
             reason: StepFailure::Command,
@@ -54,7 +59,9 @@ pub(super) fn next(walk: &Walk<'_>, index: usize, work: &CliWork, now: Timestamp
     };
     let task_work = Task {
         command,
-        fix,
+        fix: gated.map(Argv::into_words),
+        dry_run,
+        proposed_by,
         image: step
             .image
             .clone()
@@ -103,22 +110,24 @@ fn env(walk: &Walk<'_>, work: &CliWork) -> Result<Map<String, Value>, Next> {
 }
 
 /// What the fix gate says of `command`: the argv to run; else what becomes of the step.
-fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Result<Vec<String>, Box<Next>> {
+fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Result<Argv, Box<Next>> {
     let argv = check(walk, work, command, rules).map_err(|refusal| {
         Box::new(Next::Failed {
             reason: StepFailure::Refused,
             message: format!("the fix gate refused the command: {refusal}"),
-            output: Some(json!({ "command": command })),
+            output: Some(json!({ "command": command, "proposed_by": proposed_by(walk, work) })),
         })
     })?;
-    if rules.propose_only || work.mode == Some(FixMode::Propose) {
+    let namespaces = [Some(walk.state.fix_namespace()), argv.namespace()];
+    let is_listed = |listed: &String| listed == "*" || namespaces.contains(&Some(listed.as_str()));
+    if work.mode == Some(FixMode::Propose) || rules.propose_namespaces.iter().any(is_listed) {
         let proposed = argv.words().join(" ");
         return Err(Box::new(Next::Skipped {
-            output: json!({ "command": proposed, "proposed": true }),
+            output: json!({ "command": proposed, "proposed": true, "proposed_by": proposed_by(walk, work) }),
             message: format!("proposed, not run: {proposed}"),
         }));
     }
-    Ok(argv.into_words())
+    Ok(argv)
 }
 
 /// The gate's word on the command alone, and with each investigation whose findings stand in it.
@@ -142,20 +151,36 @@ fn check(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Resul
     )
 }
 
-/// The investigations whose findings stand in the command.
-fn provenances(walk: &Walk<'_>, work: &CliWork) -> Vec<Provenance> {
-    let mut found = Vec::new();
-    for name in work.command.references().iter().filter_map(Reference::step) {
-        let Some(index) = walk.definition.index_of(name) else {
-            continue;
-        };
-        if let Work::Agent { .. } = walk.definition.step(index).work {
-            let provider = steps::agent::llm_config_of(walk.definition.spec(), index).provider;
-            found.push(Provenance::of_output(
-                walk.output(index).unwrap_or(&Value::Null),
-                provider,
-            ));
-        }
-    }
+/// The investigations whose findings stand in the command, by their steps.
+fn investigations(walk: &Walk<'_>, work: &CliWork) -> Vec<usize> {
+    let names = work.command.references().iter().filter_map(Reference::step);
+    let mut found: Vec<usize> = names
+        .filter_map(|name| walk.definition.index_of(name))
+        .filter(|index| matches!(walk.definition.step(*index).work, Work::Agent { .. }))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
     found
+}
+
+/// What is known of each of them.
+fn provenances(walk: &Walk<'_>, work: &CliWork) -> Vec<Provenance> {
+    let of = |index| {
+        let provider = steps::agent::llm_config_of(walk.definition.spec(), index).provider;
+        Provenance::of_output(walk.output(index).unwrap_or(&Value::Null), provider)
+    };
+    investigations(walk, work).into_iter().map(of).collect()
+}
+
+/// Who proposed the command, in words.
+fn proposed_by(walk: &Walk<'_>, work: &CliWork) -> String {
+    let of = |index: usize| {
+        let step = walk.definition.spec().steps[index].name.as_str();
+        format!("the investigation of step {step}")
+    };
+    let found: Vec<String> = investigations(walk, work).into_iter().map(of).collect();
+    match found.is_empty() {
+        true => "the workflow itself".to_owned(),
+        false => found.join(" and "),
+    }
 }

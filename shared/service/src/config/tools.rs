@@ -96,6 +96,7 @@ pub struct Fix {
     pub verbs: Vec<String>,
     pub allowed_namespaces: Vec<String>,
     pub mode: FixMode,
+    pub propose_namespaces: Vec<String>,
 }
 
 /// What becomes of a command that passed the gate.
@@ -113,6 +114,7 @@ impl Fix {
             verbs: section.list("verbs"),
             allowed_namespaces: section.list("allowed_namespaces"),
             mode: section.one_of("mode", &[("auto", FixMode::Auto), ("propose", FixMode::Propose)]),
+            propose_namespaces: section.list("propose_namespaces"),
         }
     }
 }
