@@ -59,6 +59,7 @@ async fn play(name: &str, goal: &str) {
             must_call: None,
             output_tokens_max: 1000,
             deadline: Instant::now() + Duration::from_secs(30),
+            idempotency_key: "key",
         };
         let answer = script
             .answer(&request)

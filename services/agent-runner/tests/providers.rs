@@ -72,6 +72,7 @@ async fn ask(mock: &Mock, within: Duration) -> Result<Answer, LlmError> {
             must_call: None,
             output_tokens_max: 100,
             deadline: Instant::now() + within,
+            idempotency_key: "key",
         })
         .await
 }

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use service::{Metrics, clock, metrics::Tokens};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     llm::{
@@ -350,8 +351,9 @@ impl Investigation<'_> {
         until: Instant,
     ) -> Result<(), Interrupted> {
         let messages = prompt::conversation(&self.opening, points, last);
+        let key = self.idempotency_key(points.len(), memory.last_turns);
         let outcome = self
-            .unless_interrupted(self.request(&messages, last.is_some(), until))
+            .unless_interrupted(self.request(&messages, last.is_some(), until, &key))
             .await?;
         let answer = match outcome {
             Ok(answer) => answer,
@@ -381,7 +383,19 @@ impl Investigation<'_> {
         self.record(points, Point::Model(turn)).await
     }
 
-    async fn request(&self, messages: &[Message], is_last: bool, until: Instant) -> Result<Answer, LlmError> {
+    /// Names the question at this point of the record.
+    fn idempotency_key(&self, points: usize, last_turns: u32) -> String {
+        let name = format!("{} {points} {last_turns}", self.transcript_ref);
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
+    }
+
+    async fn request(
+        &self,
+        messages: &[Message],
+        is_last: bool,
+        until: Instant,
+        idempotency_key: &str,
+    ) -> Result<Answer, LlmError> {
         let mut tools: Vec<ToolSpec> = if is_last { Vec::new() } else { self.toolbox.specs() };
         if !tools.is_empty() {
             tools.push(read_more::spec());
@@ -398,6 +412,7 @@ impl Investigation<'_> {
                 must_call: is_last.then_some(submit_findings::NAME),
                 output_tokens_max: self.limits.output_tokens_max,
                 deadline: until,
+                idempotency_key,
             })
             .await;
         let (name, usage) = match &outcome {

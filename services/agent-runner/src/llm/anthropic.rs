@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use service::config::Secret;
 
 use super::{
-    Answer, LlmError, Message, Provider, Request, Stop, arguments,
+    Answer, IDEMPOTENCY_KEY, LlmError, Message, Provider, Request, Stop, arguments,
     http::{Again, Caller, Failed, Patience, Reader, persist},
     sse::Event,
 };
@@ -81,6 +81,7 @@ impl Provider for Anthropic {
                     .client
                     .post(self.url.clone())
                     .header("anthropic-version", VERSION)
+                    .header(IDEMPOTENCY_KEY, request.idempotency_key)
                     .json(&body);
                 if let Some(key) = &self.key {
                     call = call.header("x-api-key", key.expose());

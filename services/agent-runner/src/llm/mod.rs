@@ -50,7 +50,13 @@ pub struct Request<'a> {
     pub output_tokens_max: u32,
     /// When the answer must be there, retries included.
     pub deadline: Instant,
+    /// Names this question, also when it is asked again by another process: a gateway that knows the header
+    /// `Idempotency-Key` charges for it once.
+    pub idempotency_key: &'a str,
 }
+
+/// The header that names a question.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// A tool as the model sees it.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use service::config::Secret;
 
 use super::{
-    Answer, LlmError, MALFORMED, Message, Provider, Request, Stop, arguments,
+    Answer, IDEMPOTENCY_KEY, LlmError, MALFORMED, Message, Provider, Request, Stop, arguments,
     http::{Again, Caller, Failed, Patience, Reader, error_text, persist},
     sse::Event,
 };
@@ -79,7 +79,11 @@ impl Provider for OpenAi {
                 key_source: &self.key_source,
             };
             persist(&caller, &self.patience, request.deadline, || {
-                let mut call = self.client.post(self.url.clone()).json(&body);
+                let mut call = self
+                    .client
+                    .post(self.url.clone())
+                    .header(IDEMPOTENCY_KEY, request.idempotency_key)
+                    .json(&body);
                 if let Some(key) = &self.key {
                     call = call.bearer_auth(key.expose());
                 }

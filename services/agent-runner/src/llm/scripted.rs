@@ -677,6 +677,7 @@ turns:
             must_call,
             output_tokens_max: 1,
             deadline: Instant::now() + Duration::from_secs(60),
+            idempotency_key: "key",
         }
     }
 

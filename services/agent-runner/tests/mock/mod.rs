@@ -79,6 +79,10 @@ pub struct Shared {
     requests: Vec<Value>,
     problems: Vec<String>,
     answered: usize,
+    /// Whether the reply follows from the conversation, and not from the number of requests.
+    by_turn: bool,
+    /// The names of the questions that got a whole answer.
+    billed: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -106,6 +110,19 @@ impl Mock {
         let app = Router::new().route(path, post(answer)).with_state(mock.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         mock
+    }
+
+    /// The same, where each turn of a conversation has its reply, however often it is asked.
+    pub async fn start_by_turn(dialect: Dialect, replies: Vec<Reply>) -> Self {
+        let mock = Self::start(dialect, replies).await;
+        mock.shared.lock().unwrap().by_turn = true;
+        mock
+    }
+
+    /// Questions that got a whole answer, each once however often it was asked: what a provider charges for that knows
+    /// `Idempotency-Key`.
+    pub fn billed(&self) -> usize {
+        self.shared.lock().unwrap().billed.len()
     }
 
     /// Keys and addresses that lead to this mock.
@@ -158,10 +175,25 @@ async fn answer(State(mock): State<Mock>, headers: HeaderMap, body: Bytes) -> Re
                 shared.problems.push(format!("the request holds {planted}"));
             }
         }
+        let turns = request["messages"].as_array().map_or(0, |all| {
+            all.iter()
+                .filter(|message| message["role"] == "assistant")
+                .count()
+        });
         shared.requests.push(request);
-        let reply = shared.replies.pop_front();
+        let reply = match shared.by_turn {
+            true => shared.replies.get(turns).cloned(),
+            false => shared.replies.pop_front(),
+        };
         if matches!(reply, Some(Reply::Answer(..) | Reply::Stopped(..))) {
             shared.answered += 1;
+            let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
+            match key {
+                Some(key) => {
+                    shared.billed.insert(key.to_owned());
+                }
+                None => shared.problems.push("the question has no name".to_owned()),
+            }
         }
         reply
     };

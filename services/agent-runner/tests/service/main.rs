@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod in_cluster;
+mod killed;
 #[path = "../mock/mod.rs"]
 mod mock;
 
