@@ -273,7 +273,7 @@ fn event(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
 }
 
-fn anthropic_stream(text: &str, calls: &[(&str, &str, String)], stop: &str) -> Vec<String> {
+pub fn anthropic_stream(text: &str, calls: &[(&str, &str, String)], stop: &str) -> Vec<String> {
     let usage = json!({"input_tokens": 70, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 10, "output_tokens": 1});
     let mut events = vec![
         event(

@@ -1,6 +1,7 @@
 //! The whole service against a real nats-server, with a mock model and a stand-in for kubectl.
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod in_cluster;
 mod killed;
 #[path = "../mock/mod.rs"]
