@@ -32,16 +32,21 @@ struct Process(Child);
 
 impl Process {
     fn start(bench: &Bench, mock: &Mock) -> Self {
+        Self::start_with_log(bench, mock, Stdio::null())
+    }
+
+    fn start_with_log(bench: &Bench, mock: &Mock, log: Stdio) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_agent-runner"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("FIST_NATS_URL", &bench.config.nats.url)
             .env("FIST_TOOLS_KUBECTL_BIN", &bench.config.tools.kubectl_bin)
+            .env("FIST_LOG_LEVEL", "trace")
             .env("ANTHROPIC_API_KEY", KEY)
             .env("ANTHROPIC_BASE_URL", format!("http://127.0.0.1:{}", mock.port))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         Self(child)
@@ -188,5 +193,58 @@ async fn killed_at_every_point_it_comes_to_the_same_and_pays_once() {
     let mut runs = std::pin::pin!(futures_util::stream::iter(runs).buffer_unordered(AT_ONCE));
     while let Some((point, output)) = runs.next().await {
         assert_eq!(output, whole, "{point:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_sink_gets_a_planted_secret() {
+    let bench = Bench::new().await;
+    let mut live = bench
+        .log
+        .follow_live(vec![subjects::ALL_LIVE.to_owned()], Position::New)
+        .await
+        .unwrap();
+    let tells = format!("I found password={PLANTED} and {KEY}");
+    let mut findings = findings("web-1 CrashLoopBackOff");
+    findings["summary"] = tells.clone().into();
+    let replies = vec![
+        Reply::Answer(
+            Box::leak(tells.into_boxed_str()),
+            vec![
+                looks("toolu_1", "web-1"),
+                (
+                    "toolu_2",
+                    "kubectl",
+                    json!({"args": ["get", "pod", format!("password={PLANTED}")]}).to_string(),
+                ),
+            ],
+        ),
+        submits(&findings),
+    ];
+    let mock = Mock::start(Dialect::Anthropic, replies).await;
+    let log = bench.dir.path().join("log");
+    let process = Process::start_with_log(&bench, &mock, std::fs::File::create(&log).unwrap().into());
+    // The goal and the alert of this work, and what kubectl prints, hold the secret too.
+    let task = bench
+        .hand_out(work(Dialect::Anthropic), Duration::from_secs(600))
+        .await;
+    let done = bench.done(&task).await;
+    drop(process);
+    assert_eq!(done.outcome, Outcome::Succeeded);
+    assert_eq!(bench.calls().len(), 1, "a call with a secret in it is not made");
+    bench.assert_no_secret().await;
+    assert_eq!(mock.problems(), Vec::<String>::new(), "the model got none");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("tool called"), "{log}");
+    let mut said = 0;
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(200), live.next()).await {
+        let text = String::from_utf8_lossy(&message.unwrap().payload).into_owned();
+        assert!(!text.contains(PLANTED) && !text.contains(KEY), "{text}");
+        said += 1;
+    }
+    assert!(said >= 2, "{said}");
+    for secret in [PLANTED, KEY] {
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(secret)).collect();
+        assert!(lines.is_empty(), "{lines:?}");
     }
 }
