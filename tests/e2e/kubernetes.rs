@@ -40,7 +40,7 @@ turns:
 const OUTAGE: Duration = Duration::from_secs(60);
 
 /// A namespace with the definition in its cluster, and the accounts and rights of the chart for a release of its name.
-fn open(test: &str) -> Option<TestCluster> {
+pub fn open(test: &str) -> Option<TestCluster> {
     let cluster = TestCluster::open(test)?;
     let helm = chart::helm()?;
     cluster.define_workflows();
@@ -58,7 +58,7 @@ fn watched_pods(cluster: &mut TestCluster) -> PathBuf {
 }
 
 /// The variables that lead each service to this cluster, which it reaches at `address`.
-fn environment(cluster: &TestCluster, address: &str) -> Environment {
+pub fn environment(cluster: &TestCluster, address: &str) -> Environment {
     let namespace = cluster.namespace().to_owned();
     let scripts = cluster.directory().join("scripted");
     fs::create_dir_all(&scripts).unwrap();
@@ -106,7 +106,7 @@ fn environment(cluster: &TestCluster, address: &str) -> Environment {
     })
 }
 
-fn workflow_object(cluster: &TestCluster, name: &str) -> Option<Value> {
+pub fn workflow_object(cluster: &TestCluster, name: &str) -> Option<Value> {
     let found = cluster.list(&["workflows"]);
     found.into_iter().find(|item| item["metadata"]["name"] == name)
 }

@@ -7,7 +7,10 @@ mod compose;
 mod examples;
 mod install;
 mod kubernetes;
+#[path = "../../services/agent-runner/tests/mock/mod.rs"]
+mod mock;
 mod product;
+mod recovery;
 mod rights;
 mod separate;
 mod tidy;
