@@ -16,6 +16,7 @@ pub mod lane;
 pub mod live;
 pub mod output;
 pub mod query;
+pub mod report;
 pub mod subjects;
 pub mod time;
 pub mod turns;
