@@ -184,6 +184,7 @@ pub struct Run {
 #[command(after_help = r"Examples:
   fist get executions --status failed
   fist get execution 0190f5b4                  one, with its steps; the id's beginning is enough
+  fist get execution 0190f5b4 --transcript     what its agents were asked, answered and got
   fist get workflow disk -o yaml
   fist get alerts --disposition filtered -o wide
   fist get alerts --audit                      whether anything was lost")]
@@ -211,6 +212,12 @@ pub struct Get {
     /// Of alerts, the balance: whether every one that was received has its disposition
     #[arg(long, conflicts_with = "id")]
     pub audit: bool,
+    /// Of one execution, what its agents were asked, what models answered and what tools gave
+    #[arg(long, conflicts_with = "audit")]
+    pub transcript: bool,
+    /// With --transcript, only of this step
+    #[arg(long, requires = "transcript")]
+    pub step: Option<String>,
     /// At most so many, newest first [default: 50]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub limit: Option<u32>,

@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 use crate::{
     alerts::{AlertStatus, DispositionKind},
     facts::Input,
-    ids::{ExecutionId, Namespace, SourceName, WorkflowName},
+    ids::{Attempt, ExecutionId, Namespace, SourceName, StepName, WorkflowName},
     lane::StepStatus,
     time::Timestamp,
+    turns::ModelTurn,
 };
 
 /// States of an execution.
@@ -120,6 +121,67 @@ pub struct StepView {
     pub error: Option<String>,
     /// Why it was skipped, or how a condition came out.
     pub message: Option<String>,
+}
+
+/// What the agents of an execution were asked, answered and got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TranscriptView {
+    /// Which execution.
+    pub id: ExecutionId,
+    /// One entry per attempt at a step of type `agent`, in the order in which they were handed out.
+    pub attempts: Vec<AttemptTranscript>,
+    /// Whether turns are left out at the end, because the answer would be too large.
+    pub truncated: bool,
+}
+
+/// The transcript of one attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptTranscript {
+    /// The step.
+    pub step: StepName,
+    /// From 1.
+    pub attempt: Attempt,
+    /// The goal as rendered.
+    pub goal: String,
+    /// The tools it may use, by name.
+    pub tools: Vec<String>,
+    /// The alert as templates saw it; null where none started the execution.
+    pub alert: Option<Value>,
+    /// The namespace that tools look at and a fix may touch.
+    pub namespace: String,
+    /// When it was handed out.
+    pub dispatched_at: Timestamp,
+    /// What happened, in order.
+    pub turns: Vec<TurnView>,
+}
+
+/// One point of a transcript.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TurnView {
+    /// The model answered.
+    Model(ModelTurn),
+    /// A tool gave its result.
+    Tool(ToolTurnView),
+}
+
+/// What a tool gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolTurnView {
+    /// The call it answers.
+    pub call_id: String,
+    /// The tool.
+    pub tool: String,
+    /// Its arguments.
+    pub arguments: Value,
+    /// Whether it failed or was refused.
+    pub is_error: bool,
+    /// What the model was shown; one too large for the answer as `{"blob": {"sha256", "bytes"}, "preview": …}`.
+    pub result: Value,
+    /// When the call began.
+    pub started_at: Timestamp,
+    /// When the result was there.
+    pub at: Timestamp,
 }
 
 /// One delivery of an alert.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use protocol::views::{AlertAudit, DeadLetterView, ExecutionStatus, ExecutionView, Page};
+use protocol::views::{AlertAudit, DeadLetterView, ExecutionStatus, ExecutionView, Page, TranscriptView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::{
     args::{Get, Output},
     client::{Answer, Client, Request},
     failure::{Code, Failure},
-    show::{self, Style, Tone, lists, report},
+    show::{self, Style, Tone, lists, report, transcript},
 };
 
 /// What can be listed.
@@ -83,6 +83,7 @@ pub async fn run(client: &Client, asked: &Get) -> Outcome {
         return audit(client, asked.output).await;
     }
     match id {
+        Some(id) if asked.transcript => of_agents(client, &id, asked).await,
         Some(id) => one(client, kind, &id, asked).await,
         None => list(client, kind, asked).await,
     }
@@ -102,6 +103,12 @@ fn check(asked: &Get, kind: Kind, is_one: bool) -> Result<(), Failure> {
     only("--disposition", asked.disposition.is_some(), Kind::Alerts)?;
     only("--source", asked.source.is_some(), Kind::Alerts)?;
     only("--audit", asked.audit, Kind::Alerts)?;
+    only("--transcript", asked.transcript, Kind::Executions)?;
+    if asked.transcript && !is_one {
+        return Err(Failure::misuse(
+            "--transcript is of one execution: give its id, `fist get executions` lists them",
+        ));
+    }
     let filters = [
         ("--status", asked.status.is_some()),
         ("--workflow", asked.workflow.is_some()),
@@ -163,6 +170,23 @@ async fn one(client: &Client, kind: Kind, id: &str, asked: &Get) -> Outcome {
         }
     };
     show::data(&text);
+    Ok(Code::Succeeded)
+}
+
+async fn of_agents(client: &Client, id: &str, asked: &Get) -> Outcome {
+    let request =
+        Request::get(&["api", "v1", "executions", id, "transcript"]).query("step", asked.step.as_deref());
+    let answer = client.send(&request).await?;
+    if let Some(output @ (Output::Json | Output::Yaml | Output::Name)) = asked.output {
+        let name = Kind::Executions.name_of(&answer.json()?);
+        print_document(&answer.text, output, &name)?;
+        return Ok(Code::Succeeded);
+    }
+    let view: TranscriptView = read(&answer)?;
+    if view.attempts.is_empty() {
+        show::aside("No step of type agent has begun.");
+    }
+    show::data(&transcript::transcript(&view, Style::stdout()));
     Ok(Code::Succeeded)
 }
 

@@ -8,6 +8,7 @@ pub mod age;
 pub mod lists;
 pub mod report;
 pub mod table;
+pub mod transcript;
 
 use std::io::{self, IsTerminal, Write};
 

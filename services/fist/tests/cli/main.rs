@@ -1,6 +1,7 @@
 //! The real command on a real `fist up`: what a person types, reads, and gets as an exit code.
 #![allow(clippy::unwrap_used)]
 
+mod agents;
 mod commands;
 mod documented;
 mod following;

@@ -18,6 +18,7 @@ pub mod problem;
 pub mod routes;
 mod schemas;
 mod submit;
+mod transcript;
 mod webhooks;
 mod workflows;
 

@@ -7,7 +7,7 @@ use axum::http::Method;
 use super::{
     Handler, alerts, deadletters, events, executions, logs, openapi,
     params::{Allowed, Param},
-    submit, webhooks, workflows,
+    submit, transcript, webhooks, workflows,
 };
 
 /// Who may come in.
@@ -276,6 +276,20 @@ fn executions_table() -> Vec<Route> {
                 "What its steps printed.",
                 "Text",
                 |app, call| Box::pin(logs::text(app, call)),
+            )
+        },
+        Route {
+            query: &[Param {
+                name: "step",
+                allowed: Allowed::Step,
+                doc: "Only of this step.",
+            }],
+            refuses: &[404, 409],
+            ..get(
+                "/api/v1/executions/{id}/transcript",
+                "What its agents were asked and answered, and what their tools gave, as far as it has come.",
+                "Transcript",
+                |app, call| Box::pin(transcript::read(app, call)),
             )
         },
         Route {

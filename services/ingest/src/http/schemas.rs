@@ -78,7 +78,50 @@ fn executions() -> Vec<(&'static str, Value)> {
         ),
         ("Event", event()),
         ("Text", text()),
+        ("Transcript", transcript()),
     ]
+}
+
+fn transcript() -> Value {
+    let turn = json!({
+        "type": "object",
+        "description": "Of kind `model` with `turn`, `text`, `calls` (each `id`, `tool`, `arguments`), `stop_reason`, `usage` and `at`; of kind `tool` with `call_id`, `tool`, `arguments`, `is_error`, `result`, `started_at` and `at`.",
+        "properties": {
+            "kind": { "type": "string", "enum": ["model", "tool"] },
+            "turn": count(),
+            "text": text(),
+            "calls": list_of(&object(&[("id", text()), ("tool", text()), ("arguments", json!({}))])),
+            "stop_reason": text(),
+            "usage": object(&[("input_tokens", count()), ("output_tokens", count()), ("cached_tokens", count())]),
+            "call_id": text(),
+            "tool": text(),
+            "arguments": {},
+            "is_error": { "type": "boolean" },
+            "result": { "description": "Text; one too large for the answer as `{\"blob\": {\"sha256\", \"bytes\"}, \"preview\"}`." },
+            "started_at": instant(),
+            "at": instant(),
+        },
+        "required": ["kind", "at"],
+        "additionalProperties": false,
+    });
+    let attempt = object(&[
+        ("step", text()),
+        ("attempt", count()),
+        ("goal", text()),
+        ("tools", list_of(&text())),
+        ("alert", json!({ "type": ["object", "null"] })),
+        ("namespace", text()),
+        ("dispatched_at", instant()),
+        ("turns", list_of(&turn)),
+    ]);
+    object(&[
+        ("id", uuid()),
+        ("attempts", list_of(&attempt)),
+        (
+            "truncated",
+            json!({ "type": "boolean", "description": "Whether turns at the end had no room in the answer." }),
+        ),
+    ])
 }
 
 fn summary_fields() -> Vec<(&'static str, Value)> {

@@ -9,6 +9,7 @@ use protocol::{
     StepName, Subject, Task, TaskType, WorkflowName, encode,
     live::{Live, Stream},
     subjects,
+    turns::{ModelTurn, ToolCall, ToolTurn, Turn, Usage},
 };
 use serde_json::{Value, json};
 
@@ -71,6 +72,11 @@ impl<'w> Play<'w> {
     }
 
     async fn dispatch(&self, index: usize) {
+        self.dispatch_as(index, TaskType::cli(), json!({ "command": "echo" }))
+            .await;
+    }
+
+    async fn dispatch_as(&self, index: usize, task_type: TaskType, work: Value) {
         let now = self.world.log.now();
         let task = Task {
             namespace: self.namespace.clone(),
@@ -79,18 +85,18 @@ impl<'w> Play<'w> {
             step: self.steps[index].clone(),
             index: u32::try_from(index).unwrap(),
             attempt: Attempt::FIRST,
-            task_type: TaskType::cli(),
+            task_type: task_type.clone(),
             dispatched_at: now,
             deadline: now.after(Duration::from_secs(600)),
             timeout: "10 minutes".into(),
-            work: json!({ "command": "echo" }),
+            work,
         };
         let append = Append {
             cause: self.cause().await,
             records: vec![],
             action: LaneAction::Task(Box::new(task)),
         };
-        let subject = Subject::Command(TaskType::cli(), self.namespace.clone(), self.id);
+        let subject = Subject::Command(task_type, self.namespace.clone(), self.id);
         self.world.lane(&subject, &append).await;
     }
 
@@ -109,6 +115,21 @@ impl<'w> Play<'w> {
             .log
             .publish_live(&subject, encode(self.world.log.now(), &line))
             .await;
+    }
+
+    async fn turn(&self, index: usize, k: u32, turn: &Turn) {
+        let subject = Subject::Turn(
+            self.namespace.clone(),
+            self.id,
+            self.steps[index].clone(),
+            Attempt::FIRST,
+            k,
+        );
+        let payload = encode(self.world.log.now(), turn);
+        assert!(matches!(
+            self.world.log.write_fact(&subject, payload).await.unwrap(),
+            bus::Written::New(_)
+        ));
     }
 
     async fn done(&self, index: usize, stdout: &str) {
@@ -627,6 +648,163 @@ async fn outputs_have_large_bodies_whole() {
         view["steps"][0]["output"],
         json!({ "blob": blob, "preview": preview })
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transcript_is_read_from_the_log_alone() {
+    let world = World::new().await;
+    let id = id_of(&answered(yaml(&world, "/api/v1/executions", TWO_STEPS), 202).await);
+    let path = format!("/api/v1/executions/{id}/transcript");
+    let play = Play::new(&world, id, &["first", "second", "third"]);
+    play.dispatch(0).await;
+    assert_eq!(
+        answered(world.get(&path), 200).await,
+        json!({ "id": id, "attempts": [], "truncated": false })
+    );
+    refused(
+        world.get(&format!("{path}?step=first")),
+        404,
+        "no step of type agent",
+    )
+    .await;
+
+    let work = |goal: &str| {
+        json!({
+            "goal": goal, "tools": ["kubectl"], "fix_namespace": "prod",
+            "alert": { "name": "KubePodCrashLooping" },
+        })
+    };
+    play.dispatch_as(1, TaskType::agent(), work("why does it crash?"))
+        .await;
+    play.dispatch_as(2, TaskType::agent(), work("anything else?"))
+        .await;
+    let now = world.log.now();
+    let (logs, get) = (
+        json!({ "args": ["logs", "web-1"] }),
+        json!({ "args": ["get", "pods"] }),
+    );
+    let call = |id: &str, arguments: &Value| ToolCall {
+        id: id.into(),
+        tool: "kubectl".into(),
+        arguments: arguments.clone(),
+    };
+    play.turn(
+        1,
+        0,
+        &Turn::Model(ModelTurn {
+            turn: 1,
+            text: "Let me look.".into(),
+            calls: vec![call("c1", &logs), call("c2", &get)],
+            stop_reason: "tool_use".into(),
+            usage: Usage::default(),
+            at: now,
+        }),
+    )
+    .await;
+    let gave = |id: &str, arguments: &Value, result: Body| {
+        Turn::Tool(ToolTurn {
+            call_id: id.into(),
+            tool: "kubectl".into(),
+            arguments: arguments.clone(),
+            is_error: false,
+            result,
+            started_at: now,
+            at: now,
+        })
+    };
+    let large = "line\n".repeat(20_000);
+    let blobs = bus::Blobs::open(&world.connection).await.unwrap();
+    let blob = blobs.put(json!(large).to_string().into()).await.unwrap();
+    let stored = Body::Blob {
+        blob,
+        preview: json!("line\n…"),
+    };
+    play.turn(1, 1, &gave("c1", &logs, stored)).await;
+    // One that the store no longer has stays a reference.
+    let gone = protocol::BlobRef {
+        sha256: "0".repeat(64),
+        bytes: 70_000,
+    };
+    let lost = Body::Blob {
+        blob: gone.clone(),
+        preview: json!("NAME…"),
+    };
+    play.turn(1, 2, &gave("c2", &get, lost)).await;
+
+    let transcript = answered(world.get(&path), 200).await;
+    let attempts = transcript["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 2);
+    let first = &attempts[0];
+    assert_eq!(
+        [
+            &first["step"],
+            &first["goal"],
+            &first["namespace"],
+            &first["attempt"]
+        ],
+        [
+            &json!("second"),
+            &json!("why does it crash?"),
+            &json!("prod"),
+            &json!(1)
+        ]
+    );
+    assert_eq!(first["alert"]["name"], "KubePodCrashLooping");
+    assert_eq!(first["turns"][0]["kind"], "model");
+    assert_eq!(
+        first["turns"][0]["calls"][1],
+        json!({ "id": "c2", "tool": "kubectl", "arguments": get })
+    );
+    assert_eq!(first["turns"][1]["result"], large);
+    assert_eq!(
+        first["turns"][2]["result"],
+        json!({ "blob": gone, "preview": "NAME…" })
+    );
+    assert_eq!(attempts[1]["turns"], json!([]));
+
+    let document = answered(world.get("/openapi.json"), 200).await;
+    let schema = &document["components"]["schemas"]["Transcript"];
+    let mut found = Vec::new();
+    crate::contract::differences(&document, schema, &transcript, "", &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+
+    let one = answered(world.get(&format!("{path}?step=third")), 200).await;
+    assert_eq!(one["attempts"], json!([attempts[1]]));
+    refused(world.get(&format!("{path}?step=first")), 404, "second, third").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transcript_beyond_its_bound_says_so() {
+    let world = World::new().await;
+    let id = id_of(&answered(yaml(&world, "/api/v1/executions", TWO_STEPS), 202).await);
+    let play = Play::new(&world, id, &["first", "second"]);
+    for index in [0, 1] {
+        play.dispatch_as(
+            index,
+            TaskType::agent(),
+            json!({ "goal": "look", "tools": ["kubectl"] }),
+        )
+        .await;
+        for k in 0..12 {
+            let turn = Turn::Model(ModelTurn {
+                turn: k + 1,
+                text: "x".repeat(800_000),
+                calls: vec![],
+                stop_reason: "end_turn".into(),
+                usage: Usage::default(),
+                at: world.log.now(),
+            });
+            play.turn(index, k, &turn).await;
+        }
+    }
+    let path = format!("/api/v1/executions/{id}/transcript");
+    let both = answered(world.get(&path), 200).await;
+    assert_eq!(both["truncated"], true);
+    let turns = |index: usize| both["attempts"][index]["turns"].as_array().unwrap().len();
+    assert_eq!((turns(0), turns(1)), (12, 8));
+    let one = answered(world.get(&format!("{path}?step=second")), 200).await;
+    assert_eq!(one["truncated"], false);
+    assert_eq!(one["attempts"][0]["turns"].as_array().unwrap().len(), 12);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ const ONCE: &str = r#"{"apiVersion": "punching-fist.io/v1alpha1", "kind": "Workf
     "spec": {"steps": [{"name": "a", "type": "cli", "command": "true"}]}}"#;
 
 /// Everything in which `value` is not what `schema` says.
-fn differences(document: &Value, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
+pub fn differences(document: &Value, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
         return differences(
             document,
