@@ -120,10 +120,7 @@ impl<L: Log> Runner<L> {
         };
         let limits = self.limits(task, &choice);
         let goal = redactor.text(&work.goal);
-        let alert = work.alert.as_ref().map(|alert| {
-            let shown = serde_json::to_string_pretty(&redactor.value(alert)).unwrap_or_default();
-            cut(shown, ALERT_BYTES_MAX)
-        });
+        let alert = work.alert.as_ref().map(|alert| shown_alert(alert, redactor));
         let journal = LogJournal {
             log: &self.tasks.log,
             blobs: &self.tasks.blobs,
@@ -218,7 +215,7 @@ impl<L: Log> Runner<L> {
         // A workflow may ask for less, never for more.
         let least = |asked: Option<u32>, allowed: u64| asked.unwrap_or(u32::MAX).min(count(allowed)).max(1);
         let whole = task.deadline.since(task.dispatched_at);
-        let reserve = Duration::from_millis(agent.reserve_ms).min(whole / RESERVE_PART);
+        let reserve = reserve(agent.reserve_ms, whole);
         let reserve_ms = i64::try_from(reserve.as_millis()).unwrap_or(i64::MAX);
         Limits {
             turns_max: least(choice.turns_max, agent.turns_max),
@@ -228,7 +225,7 @@ impl<L: Log> Runner<L> {
             deadline: Instant::now() + task.deadline.since(self.tasks.log.now()),
             reserve,
             reserve_begins: Timestamp::from_millis(task.deadline.as_millis().saturating_sub(reserve_ms)),
-            margin: MARGIN_MAX.min(whole / 10),
+            margin: margin(whole),
         }
     }
 
@@ -284,6 +281,22 @@ impl<L: Log> Runner<L> {
             started_at,
         })
     }
+}
+
+/// The alert as the model gets to see it.
+pub fn shown_alert(alert: &Value, redactor: &Redactor) -> String {
+    let shown = serde_json::to_string_pretty(&redactor.value(alert)).unwrap_or_default();
+    cut(shown, ALERT_BYTES_MAX)
+}
+
+/// How long before its end a step of this length calls the last turn.
+pub fn reserve(configured_ms: u64, whole: Duration) -> Duration {
+    Duration::from_millis(configured_ms).min(whole / RESERVE_PART)
+}
+
+/// How long before its end a step of this length has its result.
+pub fn margin(whole: Duration) -> Duration {
+    MARGIN_MAX.min(whole / 10)
 }
 
 /// The same output with long texts cut and long lists shortened, at most `bytes_max` of JSON.

@@ -67,6 +67,8 @@ pub enum Command {
     Alert(Alert),
     /// Say what is wrong with workflows, without a server
     Validate(Validate),
+    /// Evaluate investigations: play recorded cases to a model, and score what it finds
+    Eval(Eval),
     /// Delete a workflow
     Delete(Delete),
     /// Check the server and this machine, and say what to do about what is not well
@@ -348,6 +350,75 @@ pub struct Validate {
     /// Configuration file whose sources and model aliases hold
     #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = r"Examples:
+  fist eval examples/eval --provider scripted            the examples, played by their scripts
+  fist eval examples/eval --provider anthropic --model claude-haiku-4-5
+  fist eval cases/oom.yaml --provider openai --model qwen3 --endpoint http://127.0.0.1:11434/v1
+  fist eval cases --format junit --output report.xml
+  fist eval record 0190f5b4 --output cases/oom.yaml      a case from a real execution"
+)]
+pub struct Eval {
+    #[command(subcommand)]
+    pub command: Option<EvalCommand>,
+    /// Cases: files, or directories whose .yaml, .yml and .json files are cases
+    #[arg(required = true, value_name = "DIR|FILE")]
+    pub paths: Vec<PathBuf>,
+    /// anthropic, openai or scripted [default: llm.default_provider, else the one whose key is there]
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<String>,
+    /// The model; of scripted a file of llm.scripted_dir [default: the configuration's; of scripted, each case's own
+    /// script]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The model's address; the configuration's key is sent there
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// How the report is written
+    #[arg(short = 'o', long, value_enum, default_value = "table")]
+    pub format: ReportFormat,
+    /// Write the report to this file instead of stdout
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Configuration file: limits, keys, the fix gate, what is redacted
+    #[arg(long, env = "FIST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A line for each case, and what was not met
+    Table,
+    /// Everything, with each investigation's output
+    Json,
+    /// JUnit's XML, as CI systems read it
+    Junit,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// Make a case from a real execution
+    Record(EvalRecord),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist eval record 0190f5b4 > cases/oom.yaml
+  fist eval record 0190f5b4 --step explain -o cases/oom.yaml")]
+pub struct EvalRecord {
+    /// The execution; its id may be shortened
+    pub id: String,
+    /// The step of type agent; not needed where there is only one
+    #[arg(long)]
+    pub step: Option<String>,
+    /// Write the case to this file instead of stdout
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -122,6 +122,15 @@ impl Toolbox {
         })
     }
 
+    /// The same tools, each in the hands of what `wrap` makes of it: an evaluation answers from its recording.
+    pub fn wrapped(self, wrap: impl Fn(&'static str, Box<dyn Tool>) -> Box<dyn Tool>) -> Self {
+        let tools = self.tools.into_iter();
+        Self {
+            tools: tools.map(|(name, tool)| (name, wrap(name, tool))).collect(),
+            ..self
+        }
+    }
+
     /// These tools, for tests.
     #[cfg(test)]
     pub fn of(tools: Vec<(&'static str, Box<dyn Tool>)>, timeout: Duration) -> Self {

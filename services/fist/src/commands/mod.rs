@@ -6,6 +6,7 @@ mod cancel;
 mod crd;
 mod delete;
 mod doctor;
+mod eval;
 mod follow;
 mod get;
 mod health;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Cancel(asked) => cancel::run(&client()?, &asked).await,
         Command::Alert(Alert::Send(asked)) => alert::send(&client()?, asked).await,
         Command::Validate(asked) => validate::run(&asked),
+        Command::Eval(asked) => Box::pin(eval::run(client, &asked)).await,
         Command::Delete(asked) => delete::run(&client()?, &asked).await,
         Command::Doctor(asked) => doctor::run(client(), &asked).await,
         Command::Crd => crd::run(),
