@@ -98,6 +98,18 @@ pub enum Calls {
     Next,
 }
 
+impl Calls {
+    /// Whether both mean the same calls.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exactly(one), Self::Exactly(other)) => one == other,
+            (Self::Matching(one), Self::Matching(other)) => one.text == other.text,
+            (Self::Next, Self::Next) => true,
+            (Self::Exactly(_) | Self::Matching(_) | Self::Next, _) => false,
+        }
+    }
+}
+
 /// A regular expression, with its text for reports.
 #[derive(Clone, Debug)]
 pub struct Pattern {

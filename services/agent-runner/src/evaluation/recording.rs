@@ -63,31 +63,37 @@ impl Recording {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn places(&self, is_wanted: impl Fn(&RecordedAnswer) -> bool) -> Vec<usize> {
+        let answers = self.answers.iter().enumerate();
+        answers
+            .filter(|(_, answer)| is_wanted(answer))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
     fn answer(&self, tool: &str, arguments: &Value) -> Result<String, ToolError> {
         let exact = without_nulls(arguments);
         let line = line(tool, &exact);
-        let is_of = |wanted: &dyn Fn(&Calls) -> bool| {
-            let found = self.answers.iter().enumerate();
-            found
-                .filter(|(_, answer)| answer.tool == tool && wanted(&answer.to))
-                .map(|(at, _)| at)
-                .collect::<Vec<usize>>()
-        };
         let mut told = self.told();
-        // Exact before pattern; of several, each once and then the last again, as a state that came to rest.
-        let chosen = [
-            is_of(&|to| matches!(to, Calls::Exactly(arguments) if *arguments == exact)),
-            is_of(&|to| matches!(to, Calls::Matching(pattern) if pattern.regex.is_match(&line))),
-        ]
-        .into_iter()
-        .find_map(|found| {
-            let fresh = found.iter().find(|at| !told.given[**at]).copied();
-            fresh.or(found.last().copied())
-        })
-        .or_else(|| {
-            let next = is_of(&|to| matches!(to, Calls::Next));
-            next.into_iter().find(|at| !told.given[*at])
-        });
+        let of_tool = || self.answers.iter().filter(|answer| answer.tool == tool);
+        let is_exact = |to: &Calls| matches!(to, Calls::Exactly(arguments) if *arguments == exact);
+        let is_matching =
+            |to: &Calls| matches!(to, Calls::Matching(pattern) if pattern.regex.is_match(&line));
+        let named = of_tool()
+            .find(|answer| is_exact(&answer.to))
+            .or_else(|| of_tool().find(|answer| is_matching(&answer.to)));
+        let chosen = match named {
+            // Answers to the same calls come one after the other, and the last stays: a state that came to rest.
+            Some(first) => {
+                let alike = self.places(|answer| answer.tool == tool && first.to.is_alike(&answer.to));
+                let fresh = alike.iter().find(|at| !told.given[**at]);
+                fresh.or(alike.last()).copied()
+            }
+            None => self
+                .places(|answer| answer.tool == tool && matches!(answer.to, Calls::Next))
+                .into_iter()
+                .find(|at| !told.given[*at]),
+        };
         let Some(at) = chosen else {
             told.unrecorded.count += 1;
             if told.unrecorded.calls.len() < UNRECORDED_KEPT_MAX {
@@ -181,7 +187,9 @@ mod tests {
     fn exact_goes_before_pattern_before_order_and_the_last_stays() {
         let recording = Recording::new(vec![
             answer(Calls::Next, "first of the rest", false),
-            answer(matching("^kubectl get pods"), "by pattern", false),
+            answer(matching("^kubectl get pods"), "by pattern, once", false),
+            answer(matching("^kubectl get"), "by a wider pattern", false),
+            answer(matching("^kubectl get pods"), "by pattern, then", false),
             answer(
                 Calls::Exactly(json!({"args": ["get", "pods"]})),
                 "exact, once",
@@ -199,8 +207,10 @@ mod tests {
             (json!(["get", "pods"]), "exact, once"),
             (json!(["get", "pods"]), "exact, then"),
             (json!(["get", "pods"]), "exact, then"),
-            (json!(["get", "pods", "-A"]), "by pattern"),
-            (json!(["get", "pods", "-A"]), "by pattern"),
+            (json!(["get", "pods", "-A"]), "by pattern, once"),
+            (json!(["get", "pods", "-A"]), "by pattern, then"),
+            (json!(["get", "pods", "-A"]), "by pattern, then"),
+            (json!(["get", "nodes"]), "by a wider pattern"),
             (json!(["top", "node"]), "first of the rest"),
             (json!(["top", "node"]), "second of the rest"),
         ] {
