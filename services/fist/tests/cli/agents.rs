@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::Up;
+use crate::harness::{Up, fist};
 
 /// A `fist up` whose scripted agents may ask its own API by curl.
 async fn up() -> (Up, tempfile::TempDir) {
@@ -92,4 +92,47 @@ async fn what_an_agent_did_is_shown_turn_by_turn() {
     assert_eq!(said.code, 2, "{said:?}");
     assert!(said.err.contains("give its id"), "{said:?}");
     up.stop().await;
+}
+
+#[tokio::test]
+async fn an_execution_becomes_a_case_that_plays_again() {
+    let (up, home) = up().await;
+    let script = format!(
+        "turns:
+  - calls: [{{name: health, tool: curl, arguments: {{url: '{}/healthz'}}}}]
+  - submit_findings:
+      summary: The server says that it is alive.
+      root_cause: Nothing is wrong (see /healthz).
+      evidence: [{{call: health, match: alive}}]
+",
+        up.url
+    );
+    std::fs::write(home.path().join("scripts/alive.yaml"), &script).unwrap();
+    let id = up.submits("alive.yaml", &workflow("alive")).await;
+    up.ended(&id).await;
+    let case = home.path().join("recorded.yaml");
+    let case = case.to_str().unwrap();
+    let said = up.says(&["eval", "record", &id, "-o", case]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, ""), "{said:?}");
+    assert!(said.err.contains("draft"), "{said:?}");
+    let recorded = std::fs::read_to_string(case).unwrap();
+    assert_eq!(
+        up.prints(&["eval", "record", &id, "--step", "look"]).await,
+        recorded
+    );
+    let said = up.says(&["eval", "record", &id, "--step", "other"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("are look"), "{said:?}");
+    up.stop().await;
+
+    // The server is gone: the case has what it answered.
+    std::fs::write(case, format!("script: scripts/alive.yaml\n{recorded}")).unwrap();
+    let said: crate::harness::Said = fist()
+        .args(["eval", case, "--provider", "scripted"])
+        .output()
+        .await
+        .unwrap()
+        .into();
+    assert_eq!(said.code, 0, "{said:?}\n{recorded}");
+    assert!(said.out.contains("1 of 1 cases passed"), "{said:?}");
 }

@@ -4,6 +4,7 @@
 mod agents;
 mod commands;
 mod documented;
+mod evaluation;
 mod following;
 mod harness;
 mod lifecycle;
