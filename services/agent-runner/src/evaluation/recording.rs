@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - Nothing outside is asked: a call that nothing is recorded for fails, says so, and is counted.
+//! - What the real tool refuses is refused, and not counted.
 //! - The same calls in the same order get the same answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,7 +139,7 @@ fn given(answer: &RecordedAnswer) -> Result<String, ToolError> {
 pub struct FromRecording {
     /// Its name.
     pub name: &'static str,
-    /// The real one, which is never called.
+    /// The real one, which describes and checks, and is never called.
     pub real: Box<dyn Tool>,
     /// What it answers.
     pub recording: Arc<Recording>,
@@ -154,7 +155,11 @@ impl Tool for FromRecording {
     }
 
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>> {
-        Box::pin(std::future::ready(self.recording.answer(self.name, arguments)))
+        let answer = self
+            .real
+            .check(arguments)
+            .and_then(|()| self.recording.answer(self.name, arguments));
+        Box::pin(std::future::ready(answer))
     }
 }
 

@@ -36,6 +36,13 @@ pub trait Tool: Send + Sync {
     fn description(&self) -> String;
     /// JSON Schema of its arguments.
     fn schema(&self) -> Value;
+    /// Why it would not make this call, as far as that shows without making it: recorded tools refuse it too.
+    ///
+    /// # Errors
+    /// The refusal.
+    fn check(&self, _arguments: &Value) -> Result<(), ToolError> {
+        Ok(())
+    }
     /// Does it. The arguments fit the schema. Bounded in time by the caller, who drops the future.
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>>;
 }

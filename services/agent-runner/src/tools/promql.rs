@@ -75,6 +75,11 @@ impl Tool for Promql {
         })
     }
 
+    fn check(&self, arguments: &Value) -> Result<(), ToolError> {
+        let ask = Ask::read(arguments, clock::now());
+        ask.map(|_| ()).map_err(ToolError::Refused)
+    }
+
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>> {
         Box::pin(async {
             let ask = Ask::read(arguments, clock::now()).map_err(ToolError::Refused)?;

@@ -112,19 +112,13 @@ impl Tool for Kubectl {
         })
     }
 
+    fn check(&self, arguments: &Value) -> Result<(), ToolError> {
+        self.allowed(arguments).map(|_| ())
+    }
+
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>> {
         Box::pin(async {
-            let args: Vec<String> = arguments["args"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|arg| arg.as_str().map(str::to_owned))
-                .collect();
-            let policy = argv::Policy {
-                namespaces: &self.namespaces,
-                namespace: &self.namespace,
-            };
-            let argv = argv::allowed(&args, &policy).map_err(ToolError::Refused)?;
+            let argv = self.allowed(arguments)?;
             let given = match &self.investigator {
                 Some(investigator) => self.run_as(investigator, &argv).await,
                 None => self.run(&argv, self.kubeconfig.as_deref()).await,
@@ -135,6 +129,21 @@ impl Tool for Kubectl {
 }
 
 impl Kubectl {
+    /// The words to run, where all of them may be.
+    fn allowed(&self, arguments: &Value) -> Result<Vec<String>, ToolError> {
+        let args: Vec<String> = arguments["args"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|arg| arg.as_str().map(str::to_owned))
+            .collect();
+        let policy = argv::Policy {
+            namespaces: &self.namespaces,
+            namespace: &self.namespace,
+        };
+        argv::allowed(&args, &policy).map_err(ToolError::Refused)
+    }
+
     async fn run_as(&self, investigator: &Investigator, argv: &[String]) -> Result<String, String> {
         let first = self.run_with(investigator.pass().await?, argv).await;
         match first {
