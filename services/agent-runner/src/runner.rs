@@ -17,6 +17,7 @@ use serde_json::Value;
 use service::{
     Config,
     backoff::Policy,
+    config,
     config::{Secret, Secrets},
 };
 use tokio::time::Instant;
@@ -141,7 +142,7 @@ impl<L: Log> Runner<L> {
                 namespace,
                 turns_max: limits.turns_max,
                 calls_max: limits.calls_max,
-                context_bytes_max: agent.context_tokens_max.saturating_mul(TOKEN_BYTES),
+                context_bytes_max: context_bytes_max(agent),
                 seed: &transcript_ref,
             },
             limits,
@@ -297,6 +298,11 @@ pub fn reserve(configured_ms: u64, whole: Duration) -> Duration {
 /// How long before its end a step of this length has its result.
 pub fn margin(whole: Duration) -> Duration {
     MARGIN_MAX.min(whole / 10)
+}
+
+/// Bytes of results that one request carries.
+pub(crate) fn context_bytes_max(agent: &config::Agent) -> usize {
+    agent.context_tokens_max.saturating_mul(TOKEN_BYTES)
 }
 
 /// The same output with long texts cut and long lists shortened, at most `bytes_max` of JSON.

@@ -11,14 +11,14 @@ pub mod recording;
 pub mod score;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bus::Failure;
+use bus::{Blobs, Failure};
 use engine::fixgate::{Gate, GateContext};
 use futures_util::future::BoxFuture;
-use protocol::live::Live;
+use protocol::{BlobRef, live::Live};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use service::{Config, Metrics, clock, config::Secrets};
@@ -242,7 +242,7 @@ impl Evaluator {
     pub async fn run(&self, ready: &Ready) -> Result<CaseReport, String> {
         let begun = Instant::now();
         let case = &ready.case;
-        let journal = InMemory::default();
+        let journal = InMemory::new();
         let goal = self.redactor.text(&case.goal);
         let alert = case
             .alert
@@ -263,6 +263,8 @@ impl Evaluator {
                 namespace: &case.namespace,
                 turns_max: limits.turns_max,
                 calls_max: limits.calls_max,
+                context_bytes_max: runner::context_bytes_max(&self.config.agent),
+                seed: &case.file,
             },
             limits,
             gate: &self.gate,
@@ -363,12 +365,25 @@ impl Provider for AsModel {
 }
 
 /// The record of one investigation, for as long as it runs. The loop's own limits bound it.
-#[derive(Default)]
-struct InMemory(Mutex<Vec<Point>>);
+struct InMemory {
+    points: Mutex<Vec<Point>>,
+    wholes: Blobs,
+}
 
 impl InMemory {
+    fn new() -> Self {
+        Self {
+            points: Mutex::default(),
+            wholes: Blobs::in_memory(),
+        }
+    }
+
+    fn points(&self) -> MutexGuard<'_, Vec<Point>> {
+        self.points.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn calls(&self) -> u32 {
-        let points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = self.points();
         let calls = points
             .iter()
             .filter(|point| matches!(point, Point::Tool(tool) if tool.call.tool != submit_findings::NAME));
@@ -378,17 +393,28 @@ impl InMemory {
 
 impl Journal for InMemory {
     fn read(&self) -> BoxFuture<'_, Result<Vec<Point>, Failure>> {
-        Box::pin(async { Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()) })
+        Box::pin(async { Ok(self.points().clone()) })
     }
 
     fn write<'a>(&'a self, k: u32, point: &'a Point) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async move {
-            let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut points = self.points();
             let is_next = points.len() == k as usize;
             if is_next {
                 points.push(point.clone());
             }
             Ok(is_next)
+        })
+    }
+
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
+        Box::pin(async { Ok(self.wholes.put(text.into()).await?) })
+    }
+
+    fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {
+        Box::pin(async {
+            let kept = self.wholes.get(whole).await?;
+            Ok(kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         })
     }
 
