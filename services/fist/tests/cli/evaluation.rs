@@ -128,7 +128,7 @@ async fn a_wrong_cause_fails() {
         [
             format!("says: {said}"),
             format!("says: {said}"),
-            "says_not: database".to_owned()
+            "says_not: database of order-api is slow".to_owned()
         ]
     );
 }
