@@ -115,9 +115,14 @@ fn case_of(id: &str, attempt: &AttemptTranscript) -> Result<String, Failure> {
     }
 }
 
+/// With a line's end at its own end, which the serializer may leave out.
 fn yaml(value: &impl Serialize) -> Result<String, Failure> {
-    serde_saphyr::to_string(value)
-        .map_err(|error| Failure::failed(format!("the case cannot be written: {error}")))
+    let mut text = serde_saphyr::to_string(value)
+        .map_err(|error| Failure::failed(format!("the case cannot be written: {error}")))?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 fn answers(attempt: &AttemptTranscript) -> Vec<Value> {
@@ -338,7 +343,8 @@ mod tests {
             (case.expect.status.as_str(), case.expect.fix),
             ("inconclusive", None)
         );
-        assert!(text.contains("fix: [kubectl delete pod web-1]"), "{text}");
+        let note = "\n  # It proposed this, not to be applied by itself. If it is right: fix: [kubectl delete pod web-1]\n";
+        assert!(text.ends_with(note), "{text}");
         // One that submitted nothing is a case to be thought about.
         let text = case_of("0190", &attempt(json!([]))).unwrap();
         assert!(case::parse("x.yaml", &text).unwrap().expect.says.is_empty());
