@@ -66,6 +66,8 @@ pub const WORKFLOWS_BUCKET: &str = "fist-workflows";
 pub const STARTED_BUCKET: &str = "fist-started";
 /// KV bucket that counts the handlers which never came back.
 pub const TRIALS_BUCKET: &str = "fist-trials";
+/// KV bucket of what agents use of their budgets, by namespace and day.
+pub const BUDGETS_BUCKET: &str = "fist-budgets";
 
 /// A durable consumer.
 #[derive(Clone, Debug)]
@@ -235,6 +237,10 @@ const TRIALS_BYTES_MAX: i64 = 16 << 20;
 /// A message that was not delivered for this long is not suspected any more.
 const TRIALS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
+const BUDGETS_BYTES_MAX: i64 = 64 << 20;
+/// A day is written to until the last task that began on it can no longer come again.
+const BUDGETS_MAX_AGE: Duration = Duration::from_secs(8 * 24 * 3600);
+
 /// What the server publishes about messages that our consumers will not get again.
 const ADVISORIES: [&str; 2] = [
     "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FIST_*.>",
@@ -316,7 +322,7 @@ pub(crate) fn stream_config(id: StreamId, sizes: &Sizes) -> stream::Config {
 }
 
 /// The table of KV buckets.
-pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 3] {
+pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 4] {
     let bucket = |name: &str, description: &str, max_age: Duration, max_bytes: i64| kv::Config {
         bucket: name.to_owned(),
         description: description.to_owned(),
@@ -344,6 +350,12 @@ pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 3] {
             "Punching Fist: handlers that never came back, by message",
             TRIALS_MAX_AGE,
             TRIALS_BYTES_MAX,
+        ),
+        bucket(
+            BUDGETS_BUCKET,
+            "Punching Fist: what agents use of their budgets, by namespace and day",
+            BUDGETS_MAX_AGE,
+            BUDGETS_BYTES_MAX,
         ),
     ]
 }
