@@ -5,6 +5,7 @@
 //!   neither an answer that is recorded is paid again, nor a call that has a result is run again.
 //! - Every answer and every result is recorded before it is used.
 //! - It ends: turns, calls, tokens and time are bounded, and the last turn offers nothing but the ending.
+//! - Where the namespace has a budget, no model is asked before the call's tokens are set aside.
 
 pub mod findings;
 pub mod prompt;
@@ -24,11 +25,12 @@ use protocol::{
     turns::{ModelTurn, ToolCall, Usage},
 };
 use serde_json::{Value, json};
-use service::{Metrics, clock, metrics::Tokens};
+use service::{Metrics, clock, config::Price, metrics::Tokens};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    budget::{self, Budget, Granted, Held, Wanted},
     llm::{
         Answer, LlmError, LlmErrorKind, MALFORMED, Message, Provider, Request, Stop, ToolSpec, scripted, sum,
     },
@@ -49,6 +51,10 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024;
 const IDLE_TURNS_MAX: u32 = 3;
 /// Times that the last turn is asked for: a second one mends a slip.
 const LAST_TURNS_MAX: u32 = 2;
+/// The reason of an end for want of a budget.
+pub const BUDGET: &str = "budget";
+/// Bytes that make a token at least, in what is estimated before a call.
+const TOKEN_BYTES: u64 = 3;
 /// Bytes that a live message shows.
 const LIVE_BYTES_MAX: usize = 2000;
 
@@ -89,6 +95,10 @@ pub struct Investigation<'a> {
     pub opening: Opening<'a>,
     /// Its bounds.
     pub limits: Limits,
+    /// The namespace's budget, where it has one.
+    pub budget: Option<Budget<'a>>,
+    /// What the model costs, where that is known.
+    pub price: Option<Price>,
     /// The fix gate, as configured.
     pub gate: &'a Gate,
     /// The namespace that a fix may touch.
@@ -152,6 +162,15 @@ struct Memory {
     cut_short: Option<End>,
     /// What the provider said when it failed for good.
     failed: Option<LlmError>,
+    /// How the namespace's budget had no room for a call.
+    no_room: Option<NoRoom>,
+}
+
+/// That there was no room for a call in the namespace's budget.
+struct NoRoom {
+    message: String,
+    /// Not even for the ending.
+    is_final: bool,
 }
 
 impl Investigation<'_> {
@@ -165,12 +184,18 @@ impl Investigation<'_> {
             tracing::info!(points = points.len(), "going on with what is recorded");
         }
         let mut memory = Memory::default();
+        self.settle_recorded(&points, &mut memory).await?;
         let end = match self.until_end(&mut points, &mut memory).await {
             Ok(end) => end,
-            Err(Interrupted::Cancelled) => End::Short {
-                reason: "cancelled",
-                message: "the execution was cancelled".to_owned(),
-            },
+            Err(Interrupted::Cancelled) => {
+                if let Some(budget) = &self.budget {
+                    budget.abandon(Standing::of(&points).turns + 1).await;
+                }
+                End::Short {
+                    reason: "cancelled",
+                    message: "the execution was cancelled".to_owned(),
+                }
+            }
             Err(Interrupted::Failed(failure)) => return Err(failure),
         };
         Ok(self.conclude(&points, &memory, end))
@@ -178,11 +203,13 @@ impl Investigation<'_> {
 
     fn conclude(&self, points: &[Point], memory: &Memory, end: End) -> Concluded {
         let standing = Standing::of(points);
+        let usage = sum(standing.usage, memory.lost);
         let output = findings::output(&Material {
             points,
             submitted: standing.submitted(),
             end: &end,
-            usage: sum(standing.usage, memory.lost),
+            usage,
+            cost_nano_usd: self.price.map(|price| budget::cost_nano_usd(price, usage)),
             turns: standing.turns,
             transcript_ref: self.transcript_ref.clone(),
             is_scripted: self.provider.name() == scripted::NAME,
@@ -253,6 +280,9 @@ impl Investigation<'_> {
         if let Some(error) = &memory.failed {
             return short("provider_error", error.to_string());
         }
+        if let Some(NoRoom { message, is_final: true }) = &memory.no_room {
+            return short(BUDGET, message.clone());
+        }
         match standing.stop() {
             Some(Stop::Declined) => {
                 return short(
@@ -288,7 +318,8 @@ impl Investigation<'_> {
             return short("tokens", format!("all {} tokens are used", limits.tokens_max));
         }
         let is_late = memory.is_out_of_time || now + limits.reserve >= limits.deadline;
-        match self.last_reason(standing, is_late) {
+        let no_room = memory.no_room.as_ref().map(|no_room| (BUDGET, no_room.message.clone()));
+        match self.last_reason(standing, is_late).or(no_room) {
             Some((reason, message)) => Next::Last {
                 reason,
                 message,
@@ -333,6 +364,9 @@ impl Investigation<'_> {
         until: Instant,
     ) -> Result<(), Interrupted> {
         let messages = prompt::conversation(&self.opening, points, last);
+        let Some(held) = self.reserve(points, memory, &messages, last.is_some(), until).await? else {
+            return Ok(());
+        };
         let outcome = self
             .unless_interrupted(self.request(&messages, last.is_some(), until))
             .await?;
@@ -340,6 +374,9 @@ impl Investigation<'_> {
             Ok(answer) => answer,
             Err(error) => {
                 memory.lost = sum(memory.lost, error.usage);
+                if let (Some(budget), Some(held)) = (&self.budget, held) {
+                    budget.release(held, error.usage).await?;
+                }
                 tracing::warn!(
                     reason = self.redactor.text(&error.to_string()),
                     "the model gave no answer"
@@ -361,7 +398,85 @@ impl Investigation<'_> {
                 })
                 .await;
         }
-        self.record(points, Point::Model(turn)).await
+        self.record(points, Point::Model(turn)).await?;
+        if let (Some(budget), Some(Point::Model(turn))) = (&self.budget, points.last()) {
+            budget.settle(turn, held).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets aside what a call may take: `None` where the budget has no room for it, `Some(None)` without a budget.
+    async fn reserve(
+        &self,
+        points: &[Point],
+        memory: &mut Memory,
+        messages: &[Message],
+        is_last: bool,
+        until: Instant,
+    ) -> Result<Option<Option<Held>>, Interrupted> {
+        let Some(budget) = &self.budget else {
+            return Ok(Some(None));
+        };
+        let standing = Standing::of(points);
+        let tokens = self.tokens_needed(&standing, messages);
+        // The next turn reads what this one reads and writes, and writes in its turn. Before the first, there is
+        // nothing that a last one could be about.
+        let spare = match is_last || standing.turns == 0 {
+            true => 0,
+            false => tokens + u64::from(self.limits.output_tokens_max),
+        };
+        let wanted = Wanted {
+            turn: standing.turns + 1,
+            tokens,
+            spare,
+            is_last: is_last && memory.no_room.is_some(),
+            until,
+        };
+        match self.unless_interrupted(budget.reserve(wanted)).await?? {
+            Granted::Yes(held) => Ok(Some(Some(held))),
+            Granted::No(message) => {
+                tracing::info!(message, "no room in the budget");
+                memory.no_room = Some(NoRoom {
+                    message,
+                    is_final: spare == 0,
+                });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tokens that a call may take: what the one before read and wrote, what has come since, and a whole answer.
+    fn tokens_needed(&self, standing: &Standing<'_>, messages: &[Message]) -> u64 {
+        let new = messages.iter().rev().map_while(|message| match message {
+            Message::User(text) => Some(text.len()),
+            Message::Results(results) => Some(results.iter().map(|result| result.shown.len()).sum()),
+            Message::Assistant { .. } => None,
+        });
+        let mut new_bytes: usize = new.sum();
+        if standing.turns == 0 {
+            let specs = self.toolbox.specs().into_iter().chain([submit_findings::spec()]);
+            let specs = specs.map(|spec| spec.description.len() + spec.schema.to_string().len());
+            new_bytes += prompt::SYSTEM.len() + specs.sum::<usize>();
+        }
+        let written = standing.last.map_or(0, |turn| turn.usage.output_tokens);
+        let new_tokens = (new_bytes as u64).div_ceil(TOKEN_BYTES);
+        standing.last_input_tokens + written + new_tokens + u64::from(self.limits.output_tokens_max)
+    }
+
+    /// Settles the last recorded turn, in case the process that recorded it died before it did.
+    async fn settle_recorded(&self, points: &[Point], memory: &mut Memory) -> Result<(), Failure> {
+        let standing = Standing::of(points);
+        let (Some(budget), Some(turn)) = (&self.budget, standing.last) else {
+            return Ok(());
+        };
+        let was_last = budget.settle(turn, None).await?;
+        if was_last && standing.submitted().is_some() {
+            memory.cut_short = Some(End::Short {
+                reason: BUDGET,
+                message: format!("the budget of namespace {} was nearly spent", budget.task.namespace),
+            });
+        }
+        Ok(())
     }
 
     async fn request(&self, messages: &[Message], is_last: bool, until: Instant) -> Result<Answer, LlmError> {
