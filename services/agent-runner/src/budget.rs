@@ -143,8 +143,7 @@ impl Budget<'_> {
             };
             let id = self.id(wanted.turn);
             let limit_tokens = self.limit_tokens;
-            let reserve =
-                |day: &mut BudgetDay| day.reserve(&id, request, limit_tokens, now).map(|()| false);
+            let reserve = |day: &mut BudgetDay| day.reserve(&id, request, limit_tokens, now).map(|()| false);
             let Err(shortage) = self.change(day, &reserve).await? else {
                 let turn = wanted.turn;
                 return Ok(Granted::Yes(Held { day, turn }));
@@ -207,9 +206,7 @@ impl Budget<'_> {
     }
 
     async fn change(&self, day: Day, change: Change<'_>) -> Result<Result<bool, Shortage>, Failure> {
-        let changing = self
-            .ledger
-            .change(&self.task.namespace, day, self.now(), change);
+        let changing = self.ledger.change(&self.task.namespace, day, self.now(), change);
         Ok(changing.await?)
     }
 

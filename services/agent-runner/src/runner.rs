@@ -18,7 +18,9 @@ use service::{Config, backoff::Policy, clock, config::Secrets};
 use tokio::time::Instant;
 
 use crate::{
-    agent::{BUDGET, Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal},
+    agent::{
+        BUDGET, Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal,
+    },
     budget::Budget,
     kubernetes::{Investigator, KeyError, Kubernetes, OwnKey},
     llm,
@@ -128,7 +130,9 @@ impl<L: Log> Runner<L> {
             task,
         };
         let price = self.config.prices.get(choice.provider.model()).copied();
-        let budget = agent.budget_of(task.namespace.as_str()).zip(self.budgets.as_ref());
+        let budget = agent
+            .budget_of(task.namespace.as_str())
+            .zip(self.budgets.as_ref());
         let budget = budget.map(|(limit_tokens, budgets)| Budget {
             ledger: budgets,
             task,
@@ -250,8 +254,7 @@ impl<L: Log> Runner<L> {
                 };
                 // A budget that is spent before the first answer is an outcome, too: nothing went wrong.
                 let has_outcome = concluded.turns > 0 || *reason == BUDGET;
-                let is_failure =
-                    failure == StepFailure::Cancelled || work.fail_on_timeout || !has_outcome;
+                let is_failure = failure == StepFailure::Cancelled || work.fail_on_timeout || !has_outcome;
                 let message = match failure {
                     StepFailure::Timeout if concluded.turns == 0 => {
                         format!(

@@ -280,7 +280,11 @@ impl Investigation<'_> {
         if let Some(error) = &memory.failed {
             return short("provider_error", error.to_string());
         }
-        if let Some(NoRoom { message, is_final: true }) = &memory.no_room {
+        if let Some(NoRoom {
+            message,
+            is_final: true,
+        }) = &memory.no_room
+        {
             return short(BUDGET, message.clone());
         }
         match standing.stop() {
@@ -318,7 +322,10 @@ impl Investigation<'_> {
             return short("tokens", format!("all {} tokens are used", limits.tokens_max));
         }
         let is_late = memory.is_out_of_time || now + limits.reserve >= limits.deadline;
-        let no_room = memory.no_room.as_ref().map(|no_room| (BUDGET, no_room.message.clone()));
+        let no_room = memory
+            .no_room
+            .as_ref()
+            .map(|no_room| (BUDGET, no_room.message.clone()));
         match self.last_reason(standing, is_late).or(no_room) {
             Some((reason, message)) => Next::Last {
                 reason,
@@ -364,7 +371,10 @@ impl Investigation<'_> {
         until: Instant,
     ) -> Result<(), Interrupted> {
         let messages = prompt::conversation(&self.opening, points, last);
-        let Some(held) = self.reserve(points, memory, &messages, last.is_some(), until).await? else {
+        let Some(held) = self
+            .reserve(points, memory, &messages, last.is_some(), until)
+            .await?
+        else {
             return Ok(());
         };
         let outcome = self
@@ -473,7 +483,10 @@ impl Investigation<'_> {
         if was_last && standing.submitted().is_some() {
             memory.cut_short = Some(End::Short {
                 reason: BUDGET,
-                message: format!("the budget of namespace {} was nearly spent", budget.task.namespace),
+                message: format!(
+                    "the budget of namespace {} was nearly spent",
+                    budget.task.namespace
+                ),
             });
         }
         Ok(())
