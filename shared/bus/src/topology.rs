@@ -322,7 +322,7 @@ pub(crate) fn stream_config(id: StreamId, sizes: &Sizes) -> stream::Config {
 }
 
 /// The table of KV buckets.
-pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 4] {
+pub(crate) fn bucket_configs(sizes: &Sizes) -> Vec<kv::Config> {
     let bucket = |name: &str, description: &str, max_age: Duration, max_bytes: i64| kv::Config {
         bucket: name.to_owned(),
         description: description.to_owned(),
@@ -332,7 +332,7 @@ pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 4] {
         num_replicas: usize::from(sizes.replicas),
         ..kv::Config::default()
     };
-    [
+    vec![
         bucket(
             WORKFLOWS_BUCKET,
             "Punching Fist: workflow definitions",
