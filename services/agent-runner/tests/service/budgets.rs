@@ -39,7 +39,9 @@ async fn runners_share_a_budget_and_end_inconclusive_when_it_is_spent() {
     let budgets = Budgets::open(&bench.connection).await.unwrap();
     let mock = Mock::start(Dialect::OpenAi, replies()).await;
     let first = bench.start(mock.secrets());
-    let task = bench.hand_out(work(Dialect::OpenAi), Duration::from_secs(600)).await;
+    let task = bench
+        .hand_out(work(Dialect::OpenAi), Duration::from_secs(600))
+        .await;
     let asked_twice = async {
         while mock.requests().len() < 2 {
             tokio::task::yield_now().await;
@@ -62,20 +64,31 @@ async fn runners_share_a_budget_and_end_inconclusive_when_it_is_spent() {
         .change(&prod, day, now(), |day| day.used_tokens = BUDGET - 100)
         .await
         .unwrap();
-    let task = bench.hand_out(work(Dialect::OpenAi), Duration::from_secs(600)).await;
+    let task = bench
+        .hand_out(work(Dialect::OpenAi), Duration::from_secs(600))
+        .await;
     let done = bench.done(&task).await;
     assert_eq!(done.outcome, Outcome::Succeeded);
     let output_ = output(&done);
-    assert_eq!((&output_["status"], &output_["stop_reason"]), (&json!("inconclusive"), &json!("budget")));
+    assert_eq!(
+        (&output_["status"], &output_["stop_reason"]),
+        (&json!("inconclusive"), &json!("budget"))
+    );
     assert_eq!(output_["can_auto_fix"], false);
     let notes = output_["escalation_notes"].as_str().unwrap();
-    for part in ["namespace prod", "of 30000 tokens, 29900 are used", &format!("resets at {}", day.end())] {
+    for part in [
+        "namespace prod",
+        "of 30000 tokens, 29900 are used",
+        &format!("resets at {}", day.end()),
+    ] {
         assert!(notes.contains(part), "{notes}");
     }
     assert_eq!(mock.answered(), 2, "no model was asked");
 
     // The budget of one namespace is none of another's.
-    let task = bench.hand_out_in("other", work(Dialect::OpenAi), Duration::from_secs(600)).await;
+    let task = bench
+        .hand_out_in("other", work(Dialect::OpenAi), Duration::from_secs(600))
+        .await;
     assert_eq!(output(&bench.done(&task).await)["status"], "complete");
     let other = budgets.get(&task.namespace, day).await.unwrap();
     assert_eq!(other.used_tokens, 260);
@@ -88,15 +101,28 @@ async fn only_a_budget_needs_the_bucket_of_budgets() {
     for (tokens, is_needed) in [(0, false), (BUDGET, true)] {
         let bench = with_budget(tokens).await;
         let delete = "$JS.API.STREAM.DELETE.KV_fist-budgets".to_owned();
-        bench.connection.client().request(delete, "".into()).await.unwrap();
+        bench
+            .connection
+            .client()
+            .request(delete, "".into())
+            .await
+            .unwrap();
         let mock = Mock::start(Dialect::OpenAi, vec![submits(&findings("x"))]).await;
         let running = bench.start(mock.secrets());
         if is_needed {
-            let ended = tokio::time::timeout(WITHIN, running.service).await.unwrap().unwrap();
+            let ended = tokio::time::timeout(WITHIN, running.service)
+                .await
+                .unwrap()
+                .unwrap();
             let reason = ended.unwrap_err().to_string();
-            assert!(reason.contains("fist-budgets") && reason.contains("`fist nats init`"), "{reason}");
+            assert!(
+                reason.contains("fist-budgets") && reason.contains("`fist nats init`"),
+                "{reason}"
+            );
         } else {
-            let task = bench.hand_out(work(Dialect::OpenAi), Duration::from_secs(600)).await;
+            let task = bench
+                .hand_out(work(Dialect::OpenAi), Duration::from_secs(600))
+                .await;
             assert_eq!(bench.done(&task).await.outcome, Outcome::Succeeded);
             running.stop().await;
         }
