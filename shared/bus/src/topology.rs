@@ -237,9 +237,9 @@ const TRIALS_BYTES_MAX: i64 = 16 << 20;
 /// A message that was not delivered for this long is not suspected any more.
 const TRIALS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
-const BUDGETS_BYTES_MAX: i64 = 64 << 20;
-/// A day is written to until the last task that began on it can no longer come again.
-const BUDGETS_MAX_AGE: Duration = Duration::from_secs(8 * 24 * 3600);
+const BUDGETS_BYTES_MAX: i64 = 128 << 20;
+/// A day counts turns for as long as their tasks may come again; executions last 72 h at most.
+const BUDGETS_MAX_AGE: Duration = Duration::from_secs(4 * 24 * 3600);
 
 /// What the server publishes about messages that our consumers will not get again.
 const ADVISORIES: [&str; 2] = [

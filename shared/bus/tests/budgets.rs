@@ -145,6 +145,35 @@ async fn days_and_namespaces_are_apart_and_listed() {
     assert_eq!(budgets.get(&nobody, today).await.unwrap(), BudgetDay::default());
 }
 
+/// As all writes: a server that is away is waited for, and what is repeated counts once.
+#[tokio::test]
+async fn a_change_waits_for_a_server_that_is_away() {
+    let (mut server, connection) = TestNats::ready().await;
+    let budgets = Budgets::open(&connection).await.unwrap();
+    let (namespace, today) = (Namespace::default(), Day::of(at(0)));
+    let settle = |n| {
+        let (budgets, namespace) = (budgets.clone(), namespace.clone());
+        async move {
+            let change = |day: &mut BudgetDay| day.settle(&turn(1, n), spent(5), at(3600), at(0));
+            loop {
+                match budgets.change(&namespace, today, at(0), change).await {
+                    Ok(_) => return,
+                    Err(error) => assert!(error.is_transient(), "{error}"),
+                }
+            }
+        }
+    };
+    settle(1).await;
+    server.kill9();
+    let settling = tokio::spawn(settle(2));
+    server.restart().await;
+    tokio::time::timeout(Duration::from_secs(60), settling)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(budgets.get(&namespace, today).await.unwrap().used_tokens, 10);
+}
+
 /// An installation from before there were budgets.
 #[tokio::test]
 async fn without_the_bucket_the_remedy_is_named() {
