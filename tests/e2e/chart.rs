@@ -200,6 +200,7 @@ fn metrics() -> BTreeSet<String> {
     metrics.http_request("/", "GET", 200, second);
     metrics.llm_request("a", "b", "ok", second);
     metrics.llm_tokens("a", "b", service::metrics::Tokens::default());
+    metrics.budget_tokens_used("a", 1);
     metrics.tool_call("a", "ok", second);
     metrics.projection_lag(1, second);
     metrics.projection_batch(1, 1, second);

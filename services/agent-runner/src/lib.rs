@@ -7,6 +7,7 @@
 //! - A task is acknowledged only after its fact is in the log.
 
 pub mod agent;
+pub mod budget;
 pub mod evaluation;
 pub mod kubernetes;
 pub mod llm;
@@ -18,7 +19,7 @@ mod web;
 use std::sync::Arc;
 
 use bus::{
-    Consume, attach,
+    Budgets, Consume, attach,
     attach::look_after,
     runner::{Tasks, perform},
     topology,
@@ -59,6 +60,11 @@ pub async fn serve(service: Service, secrets: Secrets) -> Result<(), Fatal> {
     let attached = attach(&service).await?;
     let tasks = Tasks::new(&service, &attached, topology::AGENT);
     let options = Consume::from_config(&config, config.agent.concurrency);
+    // Where nobody has a budget, an installation needs no bucket for them.
+    let budgets = match config.agent.has_budgets() {
+        true => Some(Budgets::open(&attached.connection).await?),
+        false => None,
+    };
     let kubernetes = Kubernetes::new(config.kubernetes.clone());
     let account = config.tools.kubectl_service_account.clone();
     let runner = Runner {
@@ -67,6 +73,7 @@ pub async fn serve(service: Service, secrets: Secrets) -> Result<(), Fatal> {
         secrets,
         redactor,
         gate,
+        budgets,
         investigator: account.map(|account| Investigator::new(Arc::clone(&kubernetes), &account)),
         kubernetes,
     };

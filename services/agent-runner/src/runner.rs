@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bus::{
-    Failure, Handler, Log, LogMessage,
+    Budgets, Failure, Handler, Log, LogMessage,
     runner::{Came, InHand, Tasks},
 };
 use engine::fixgate::Gate;
@@ -17,13 +17,16 @@ use serde_json::Value;
 use service::{
     Config,
     backoff::Policy,
-    config,
+    clock, config,
     config::{Secret, Secrets},
 };
 use tokio::time::Instant;
 
 use crate::{
-    agent::{Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal},
+    agent::{
+        BUDGET, Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal,
+    },
+    budget::Budget,
     kubernetes::{Investigator, KeyError, Kubernetes, OwnKey},
     llm,
     redact::Redactor,
@@ -58,6 +61,8 @@ pub struct Runner<L> {
     pub redactor: Redactor,
     /// What a fix may be.
     pub gate: Gate,
+    /// What namespaces have used of their budgets, where any has one.
+    pub budgets: Option<Budgets>,
     /// The cluster, for keys that workflows bring.
     pub kubernetes: Arc<Kubernetes>,
     /// The account of the kubectl tool, where it has one of its own.
@@ -129,6 +134,19 @@ impl<L: Log> Runner<L> {
         };
         let transcript_ref =
             subjects::attempt_turns_filter(&task.namespace, task.execution, &task.step, task.attempt);
+        let price = self.config.prices.get(choice.provider.model()).copied();
+        let budget = agent
+            .budget_of(task.namespace.as_str())
+            .zip(self.budgets.as_ref());
+        let budget = budget.map(|(limit_tokens, budgets)| Budget {
+            ledger: budgets,
+            task,
+            limit_tokens,
+            exhausted: agent.budget_exhausted,
+            price,
+            metrics: &self.tasks.metrics,
+            began: (clock::now(), Instant::now()),
+        });
         let investigation = Investigation {
             provider: choice.provider.as_ref(),
             toolbox: &toolbox,
@@ -146,6 +164,8 @@ impl<L: Log> Runner<L> {
                 seed: &transcript_ref,
             },
             limits,
+            budget,
+            price,
             gate: &self.gate,
             fix_namespace: namespace,
             transcript_ref: transcript_ref.clone(),
@@ -246,8 +266,9 @@ impl<L: Log> Runner<L> {
                     "time" => StepFailure::Timeout,
                     _ => StepFailure::Agent,
                 };
-                let is_failure =
-                    failure == StepFailure::Cancelled || work.fail_on_timeout || concluded.turns == 0;
+                // A budget that is spent before the first answer is an outcome, too: nothing went wrong.
+                let has_outcome = concluded.turns > 0 || *reason == BUDGET;
+                let is_failure = failure == StepFailure::Cancelled || work.fail_on_timeout || !has_outcome;
                 let message = match failure {
                     StepFailure::Timeout if concluded.turns == 0 => {
                         format!(
@@ -268,8 +289,8 @@ impl<L: Log> Runner<L> {
             }
         };
         // Findings were redacted as they were recorded; texts that are our own may quote a provider.
-        let output = match concluded.turns {
-            0 => None,
+        let output = match (concluded.turns, &outcome) {
+            (0, Outcome::Failed(_)) => None,
             _ => {
                 let body = self.tasks.body(redactor.value(&concluded.output), preview).await;
                 // The task comes again then: the transcript holds all that it takes to conclude the same.

@@ -189,9 +189,10 @@ pub struct Run {
   fist get execution 0190f5b4 --transcript     what its agents were asked, answered and got
   fist get workflow disk -o yaml
   fist get alerts --disposition filtered -o wide
-  fist get alerts --audit                      whether anything was lost")]
+  fist get alerts --audit                      whether anything was lost
+  fist get budget -n prod                      what agents have used of today's tokens")]
 pub struct Get {
-    /// executions (exec, ex), workflows (wf), alerts (al) or deadletters (dl, dlq); also KIND/ID
+    /// executions (exec, ex), workflows (wf), alerts (al), deadletters (dl, dlq) or budgets (bu); also KIND/ID
     #[arg(value_name = "KIND")]
     pub kind: String,
     /// Only this one; an execution's id may be shortened, a workflow goes by its name

@@ -10,6 +10,7 @@
 
 pub mod attach;
 pub mod blobs;
+pub mod budgets;
 pub mod connect;
 pub mod consume;
 pub mod definitions;
@@ -28,6 +29,7 @@ pub mod topology;
 
 pub use attach::{Attached, attach};
 pub use blobs::Blobs;
+pub use budgets::{Budgets, DayEntry};
 pub use connect::{ConnectError, Connection, Settings};
 pub use consume::{Consume, Handler, consume};
 pub use definitions::{Change, Definition, Definitions, Stored};

@@ -147,6 +147,7 @@ async fn make_consumer(
 pub async fn check(connection: &Connection) -> Result<(), TopologyError> {
     let context = &connection.context;
     let streams = StreamId::ALL.map(|id| id.name().to_owned()).into_iter();
+    // Whoever keeps a budget looks for its bucket: an installation without budgets may be older than that.
     let buckets = [WORKFLOWS_BUCKET, STARTED_BUCKET, TRIALS_BUCKET].map(|bucket| format!("KV_{bucket}"));
     let mut missing = Vec::new();
     for name in streams.chain(buckets).chain([format!("OBJ_{BLOBS_BUCKET}")]) {

@@ -66,6 +66,8 @@ pub const WORKFLOWS_BUCKET: &str = "fist-workflows";
 pub const STARTED_BUCKET: &str = "fist-started";
 /// KV bucket that counts the handlers which never came back.
 pub const TRIALS_BUCKET: &str = "fist-trials";
+/// KV bucket of what agents use of their budgets, by namespace and day.
+pub const BUDGETS_BUCKET: &str = "fist-budgets";
 
 /// A durable consumer.
 #[derive(Clone, Debug)]
@@ -235,6 +237,10 @@ const TRIALS_BYTES_MAX: i64 = 16 << 20;
 /// A message that was not delivered for this long is not suspected any more.
 const TRIALS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
+const BUDGETS_BYTES_MAX: i64 = 128 << 20;
+/// A day counts turns for as long as their tasks may come again; executions last 72 h at most.
+const BUDGETS_MAX_AGE: Duration = Duration::from_secs(4 * 24 * 3600);
+
 /// What the server publishes about messages that our consumers will not get again.
 const ADVISORIES: [&str; 2] = [
     "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FIST_*.>",
@@ -316,7 +322,7 @@ pub(crate) fn stream_config(id: StreamId, sizes: &Sizes) -> stream::Config {
 }
 
 /// The table of KV buckets.
-pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 3] {
+pub(crate) fn bucket_configs(sizes: &Sizes) -> Vec<kv::Config> {
     let bucket = |name: &str, description: &str, max_age: Duration, max_bytes: i64| kv::Config {
         bucket: name.to_owned(),
         description: description.to_owned(),
@@ -326,7 +332,7 @@ pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 3] {
         num_replicas: usize::from(sizes.replicas),
         ..kv::Config::default()
     };
-    [
+    vec![
         bucket(
             WORKFLOWS_BUCKET,
             "Punching Fist: workflow definitions",
@@ -344,6 +350,12 @@ pub(crate) fn bucket_configs(sizes: &Sizes) -> [kv::Config; 3] {
             "Punching Fist: handlers that never came back, by message",
             TRIALS_MAX_AGE,
             TRIALS_BYTES_MAX,
+        ),
+        bucket(
+            BUDGETS_BUCKET,
+            "Punching Fist: what agents use of their budgets, by namespace and day",
+            BUDGETS_MAX_AGE,
+            BUDGETS_BYTES_MAX,
         ),
     ]
 }

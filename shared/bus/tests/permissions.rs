@@ -5,14 +5,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use bus::{
-    Appended, Blobs, Definitions, Inbox, Log, NatsLog, Position, Sizes, Started, StreamId, Written,
+    Appended, Blobs, Budgets, Definitions, Inbox, Log, NatsLog, Position, Sizes, Started, StreamId, Written,
     testing::TestNats, topology,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
 use protocol::{
-    AlertId, Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TaskType, TimerId,
-    WorkflowName,
+    AlertId, Attempt, Day, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TaskType,
+    TimerId, Timestamp, WorkflowName,
 };
 use tokio::time::timeout;
 
@@ -86,7 +86,7 @@ fn letter(consumer: &str) -> DeadLetter {
         stream: "FIST_LOG".to_owned(),
         seq: 1,
         subject: "x".to_owned(),
-        written_at: protocol::Timestamp::from_millis(0),
+        written_at: Timestamp::from_millis(0),
         consumer: consumer.to_owned(),
         reason: "because".to_owned(),
         deliveries: 1,
@@ -221,6 +221,21 @@ async fn every_service_can_do_its_part() {
         )
         .await
         .unwrap();
+    let today = Day::of(agent.now());
+    let budgets = Budgets::open(&world.connection("agent-runner").await)
+        .await
+        .unwrap();
+    budgets
+        .change(&ns, today, agent.now(), |day| day.used_tokens = 7)
+        .await
+        .unwrap();
+    let listed = Budgets::open(&connection)
+        .await
+        .unwrap()
+        .list(today)
+        .await
+        .unwrap();
+    assert_eq!(listed[0].day.used_tokens, 7);
     let mut live = ingest
         .follow_live(vec![protocol::subjects::ALL_LIVE.to_owned()], Position::All)
         .await
@@ -277,24 +292,33 @@ async fn nobody_can_do_more() {
     let delete = "$JS.API.STREAM.DELETE.FIST_LOG".to_owned();
     let update = "$JS.API.STREAM.UPDATE.FIST_LOG".to_owned();
     let unwatch = "$JS.API.CONSUMER.DELETE.FIST_LOG.scheduler".to_owned();
+    let budget = format!(
+        "$KV.{}.{ns}.{}",
+        topology::BUDGETS_BUCKET,
+        Day::of(Timestamp::default())
+    );
     let forbidden = [
         (
             "source",
             vec![
-                &start, &command, &done, &timer, &purge, &delete, &update, &unwatch,
+                &start, &command, &done, &timer, &purge, &delete, &update, &unwatch, &budget,
             ],
         ),
         (
             "ingest",
-            vec![&command, &done, &timer, &purge, &delete, &update, &unwatch],
+            vec![
+                &command, &done, &timer, &purge, &delete, &update, &unwatch, &budget,
+            ],
         ),
         (
             "scheduler",
-            vec![&start, &done, &purge, &delete, &update, &unwatch],
+            vec![&start, &done, &purge, &delete, &update, &unwatch, &budget],
         ),
         (
             "cli-runner",
-            vec![&start, &command, &timer, &purge, &delete, &update, &unwatch],
+            vec![
+                &start, &command, &timer, &purge, &delete, &update, &unwatch, &budget,
+            ],
         ),
         (
             "agent-runner",
@@ -303,7 +327,7 @@ async fn nobody_can_do_more() {
         (
             "store-writer",
             vec![
-                &start, &command, &done, &timer, &purge, &delete, &update, &unwatch,
+                &start, &command, &done, &timer, &purge, &delete, &update, &unwatch, &budget,
             ],
         ),
     ];
@@ -328,6 +352,9 @@ async fn nobody_can_do_more() {
             "{stream:?}"
         );
     }
+    // Only who calls models counts what they took.
+    let budgets = Budgets::open(&world.connection("admin").await).await.unwrap();
+    assert_eq!(budgets.list(Day::of(Timestamp::default())).await.unwrap(), []);
     // What a source may do works.
     let source = async_nats::ConnectOptions::with_user_and_password(
         "source".to_owned(),

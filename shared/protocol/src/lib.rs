@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod alerts;
+pub mod budget;
 pub mod dead;
 pub mod envelope;
 pub mod facts;
@@ -23,6 +24,7 @@ pub mod turns;
 pub mod views;
 
 pub use alerts::{Alert, AlertStatus, Disposition, DispositionKind};
+pub use budget::{BudgetDay, Day};
 pub use dead::DeadLetter;
 pub use envelope::{DecodeError, decode, encode};
 pub use facts::{Begun, Cancel, Dead, Done, Fact, Input, Outcome, Start, StepError, StepFailure, TimerFired};

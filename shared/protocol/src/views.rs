@@ -271,6 +271,29 @@ pub struct DeadLetterView {
     pub payload: String,
 }
 
+/// The budget of a namespace on the day that it is, in UTC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BudgetView {
+    /// Whose agents it is for.
+    pub namespace: Namespace,
+    /// The day, as `2026-01-31`.
+    pub day: String,
+    /// Tokens that may be used, read and written.
+    pub limit_tokens: u64,
+    /// Tokens that are used.
+    pub used_tokens: u64,
+    /// Tokens that are set aside for calls under way.
+    pub reserved_tokens: u64,
+    /// Tokens that are neither.
+    pub left_tokens: u64,
+    /// What the used ones have cost in US dollars, as far as their models have a price; null where none has.
+    pub cost_usd: Option<f64>,
+    /// Used tokens whose model has no price.
+    pub unpriced_tokens: u64,
+    /// When the day ends.
+    pub resets_at: Timestamp,
+}
+
 /// One page of a list, newest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Page<T> {

@@ -5,10 +5,11 @@
 use std::{fs, path::PathBuf};
 
 use protocol::{
-    Alert, AlertStatus, Append, Attempt, Begun, BlobRef, Body, Cancel, Cause, Dead, DeadLetter, Disposition,
-    DispositionKind, Done, End, EndStatus, ExecutionId, Fact, Input, LaneAction, Namespace, Outcome, Start,
-    StepError, StepFailure, StepName, StepRecord, StepStatus, Task, TaskType, TimerFired, TimerId, Timestamp,
-    WorkflowName,
+    Alert, AlertStatus, Append, Attempt, Begun, BlobRef, Body, BudgetDay, Cancel, Cause, Dead, DeadLetter,
+    Disposition, DispositionKind, Done, End, EndStatus, ExecutionId, Fact, Input, LaneAction, Namespace,
+    Outcome, Start, StepError, StepFailure, StepName, StepRecord, StepStatus, Task, TaskType, TimerFired,
+    TimerId, Timestamp, WorkflowName,
+    budget::{Reservation, Settled},
     ids::{AlertId, SourceName},
     lane::{AgentWork, CliWork},
     live::{Live, Stream},
@@ -335,4 +336,34 @@ fn alerts_and_dead_letters() {
         payload_bytes: 2,
     };
     check("dead-letter", &letter);
+}
+
+#[test]
+fn budgets() {
+    let attempt = format!("{}/{}/1", execution(), step());
+    let day = BudgetDay {
+        used_tokens: 4200,
+        cost_nano_usd: 12_600_000,
+        unpriced_tokens: 200,
+        reservations: [(
+            attempt.clone(),
+            Reservation {
+                turn: 3,
+                tokens: 9000,
+                is_last: false,
+                expires_at: at(60),
+            },
+        )]
+        .into(),
+        settled: [(
+            attempt,
+            Settled {
+                turn: 2,
+                is_last: false,
+                keep_until: at(3600),
+            },
+        )]
+        .into(),
+    };
+    check("budget-day", &day);
 }

@@ -73,6 +73,7 @@ struct Inner {
     llm_requests: Counters<3>,
     llm_seconds: Histograms<2>,
     llm_tokens: Counters<3>,
+    budget_tokens_used: Counters<1>,
     tool_calls: Counters<2>,
     tool_seconds: Histograms<1>,
     // Families without labels: only the process that writes the database
@@ -215,6 +216,12 @@ impl Metrics {
                 &mut registry,
                 "llm_tokens",
                 "Tokens by provider, model and kind: input (cached ones included), output, cached",
+                Family::default(),
+            ),
+            budget_tokens_used: add(
+                &mut registry,
+                "budget_tokens_used",
+                "Tokens taken from budgets by this process, by namespace",
                 Family::default(),
             ),
             tool_calls: add(
@@ -395,6 +402,14 @@ impl Metrics {
             ];
             self.inner.llm_tokens.get_or_create(&labels).inc_by(count);
         }
+    }
+
+    /// So many tokens have been taken from a namespace's budget.
+    pub fn budget_tokens_used(&self, namespace: &str, tokens: u64) {
+        self.inner
+            .budget_tokens_used
+            .get_or_create(&[("namespace", self.bounded("namespace", namespace))])
+            .inc_by(tokens);
     }
 
     /// An agent's tool has been called; `outcome` is `ok`, `refused`, `error` and the like.

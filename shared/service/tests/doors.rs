@@ -140,6 +140,7 @@ fn filled() -> Metrics {
             cached: 60,
         },
     );
+    metrics.budget_tokens_used("prod", 120);
     metrics.tool_call("kubectl", "ok", second);
     metrics.projection_lag(3, second);
     metrics
@@ -166,6 +167,7 @@ async fn metrics_are_served_filled() {
         r#"fist_dead_letters_total{consumer="scheduler"} 1"#,
         r#"fist_http_requests_total{route="/api/v1/executions/{id}",method="GET",status="200"} 1"#,
         r#"fist_llm_tokens_total{provider="anthropic",model="claude-sonnet-4-5",kind="cached"} 60"#,
+        r#"fist_budget_tokens_used_total{namespace="prod"} 120"#,
         r#"fist_tool_calls_total{tool="kubectl",outcome="ok"} 1"#,
         "fist_projection_lag_messages{} 3",
     ] {

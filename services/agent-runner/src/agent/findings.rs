@@ -10,7 +10,7 @@ use engine::fixgate::{Gate, GateContext};
 use protocol::turns::Usage;
 use serde_json::{Map, Value, json};
 
-use super::transcript::Point;
+use super::{BUDGET, transcript::Point};
 use crate::tools::cut::cut;
 
 /// Characters of the shortest quote that can support a fix: shorter ones occur everywhere.
@@ -44,8 +44,10 @@ pub struct Material<'a> {
     pub submitted: Option<&'a Value>,
     /// How it ended.
     pub end: &'a End,
-    /// What it cost.
+    /// What it cost in tokens.
     pub usage: Usage,
+    /// And in billionths of a US dollar, where the model has a price.
+    pub cost_nano_usd: Option<u64>,
     /// Answers of the model.
     pub turns: u32,
     /// Where the record is.
@@ -64,6 +66,7 @@ pub fn output(material: &Material<'_>) -> Value {
     let said = material.submitted.unwrap_or(&empty);
     let (evidence, grounding) = evidence(&said["evidence"], material.points);
     let status = match (material.end, said["status"].as_str()) {
+        (End::Short { reason: BUDGET, .. }, _) => "inconclusive",
         (End::Short { .. }, _) => "partial",
         (End::Submitted, Some("inconclusive")) => "inconclusive",
         (End::Submitted, _) => "complete",
@@ -114,6 +117,9 @@ pub fn output(material: &Material<'_>) -> Value {
         },
         "transcript_ref": material.transcript_ref,
     });
+    if let Some(cost) = material.cost_nano_usd {
+        output["usage"]["cost_usd"] = json!(cost as f64 / 1e9);
+    }
     if material.is_scripted {
         output["scripted"] = Value::Bool(true);
     }
@@ -307,6 +313,7 @@ mod tests {
             submitted: Some(said),
             end,
             usage: Usage::default(),
+            cost_nano_usd: None,
             turns: 2,
             transcript_ref: "ref".into(),
             is_scripted,

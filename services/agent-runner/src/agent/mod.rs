@@ -5,10 +5,12 @@
 //!   neither an answer that is recorded is paid again, nor a call that has a result is run again.
 //! - Every answer and every result is recorded before it is used.
 //! - It ends: turns, calls, tokens and time are bounded, and the last turn offers nothing but the ending.
+//! - Where the namespace has a budget, no model is asked before the call's tokens are set aside.
 
 pub mod findings;
 pub mod prompt;
 pub mod repeats;
+mod reserve;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -25,12 +27,13 @@ use protocol::{
     turns::{ModelTurn, ToolCall, Usage},
 };
 use serde_json::{Value, json};
-use service::{Metrics, clock, metrics::Tokens};
+use service::{Metrics, clock, config::Price, metrics::Tokens};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    budget::{self, Budget},
     llm::{
         Answer, LlmError, LlmErrorKind, MALFORMED, Message, Provider, Request, Stop, ToolSpec, scripted, sum,
     },
@@ -39,6 +42,7 @@ use crate::{
 };
 use findings::{End, Material, one_line};
 use prompt::Opening;
+use reserve::NoRoom;
 use transcript::{Journal, Point, Standing, ToolPoint};
 
 /// Calls of one turn that run at one time.
@@ -51,6 +55,8 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024;
 const IDLE_TURNS_MAX: u32 = 3;
 /// Times that the last turn is asked for: a second one mends a slip.
 const LAST_TURNS_MAX: u32 = 2;
+/// The reason of an end for want of a budget.
+pub const BUDGET: &str = "budget";
 /// Bytes that a live message shows.
 const LIVE_BYTES_MAX: usize = 2000;
 
@@ -91,6 +97,10 @@ pub struct Investigation<'a> {
     pub opening: Opening<'a>,
     /// Its bounds.
     pub limits: Limits,
+    /// The namespace's budget, where it has one.
+    pub budget: Option<Budget<'a>>,
+    /// What the model costs, where that is known.
+    pub price: Option<Price>,
     /// The fix gate, as configured.
     pub gate: &'a Gate,
     /// The namespace that a fix may touch.
@@ -170,6 +180,8 @@ struct Memory {
     cut_short: Option<End>,
     /// What the provider said when it failed for good.
     failed: Option<LlmError>,
+    /// How the namespace's budget had no room for a call.
+    no_room: Option<NoRoom>,
 }
 
 impl Investigation<'_> {
@@ -183,12 +195,18 @@ impl Investigation<'_> {
             tracing::info!(points = points.len(), "going on with what is recorded");
         }
         let mut memory = Memory::default();
+        self.settle_recorded(&points, &mut memory).await?;
         let end = match self.until_end(&mut points, &mut memory).await {
             Ok(end) => end,
-            Err(Interrupted::Cancelled) => End::Short {
-                reason: "cancelled",
-                message: "the execution was cancelled".to_owned(),
-            },
+            Err(Interrupted::Cancelled) => {
+                if let Some(budget) = &self.budget {
+                    budget.abandon(Standing::of(&points).turns + 1).await;
+                }
+                End::Short {
+                    reason: "cancelled",
+                    message: "the execution was cancelled".to_owned(),
+                }
+            }
             Err(Interrupted::Failed(failure)) => return Err(failure),
         };
         Ok(self.conclude(&points, &memory, end))
@@ -196,11 +214,13 @@ impl Investigation<'_> {
 
     fn conclude(&self, points: &[Point], memory: &Memory, end: End) -> Concluded {
         let standing = Standing::of(points);
+        let usage = sum(standing.usage, memory.lost);
         let output = findings::output(&Material {
             points,
             submitted: standing.submitted(),
             end: &end,
-            usage: sum(standing.usage, memory.lost),
+            usage,
+            cost_nano_usd: self.price.map(|price| budget::cost_nano_usd(price, usage)),
             turns: standing.turns,
             transcript_ref: self.transcript_ref.clone(),
             is_scripted: self.provider.name() == scripted::NAME,
@@ -271,6 +291,13 @@ impl Investigation<'_> {
         if let Some(error) = &memory.failed {
             return short("provider_error", error.to_string());
         }
+        if let Some(NoRoom {
+            message,
+            is_final: true,
+        }) = &memory.no_room
+        {
+            return short(BUDGET, message.clone());
+        }
         match standing.stop() {
             Some(Stop::Declined) => {
                 return short(
@@ -306,7 +333,11 @@ impl Investigation<'_> {
             return short("tokens", format!("all {} tokens are used", limits.tokens_max));
         }
         let is_late = memory.is_out_of_time || now + limits.reserve >= limits.deadline;
-        match self.last_reason(standing, is_late) {
+        let no_room = memory
+            .no_room
+            .as_ref()
+            .map(|no_room| (BUDGET, no_room.message.clone()));
+        match self.last_reason(standing, is_late).or(no_room) {
             Some((reason, message)) => Next::Last {
                 reason,
                 message,
@@ -352,6 +383,12 @@ impl Investigation<'_> {
     ) -> Result<(), Interrupted> {
         let messages = prompt::conversation(&self.opening, points, last);
         let key = self.idempotency_key(points.len(), memory.last_turns);
+        let Some(held) = self
+            .reserve(points, memory, &messages, last.is_some(), until)
+            .await?
+        else {
+            return Ok(());
+        };
         let outcome = self
             .unless_interrupted(self.request(&messages, last.is_some(), until, &key))
             .await?;
@@ -359,6 +396,9 @@ impl Investigation<'_> {
             Ok(answer) => answer,
             Err(error) => {
                 memory.lost = sum(memory.lost, error.usage);
+                if let (Some(budget), Some(held)) = (&self.budget, held) {
+                    budget.release(held, error.usage).await?;
+                }
                 tracing::warn!(
                     reason = self.redactor.text(&error.to_string()),
                     "the model gave no answer"
@@ -380,7 +420,11 @@ impl Investigation<'_> {
                 })
                 .await;
         }
-        self.record(points, Point::Model(turn)).await
+        self.record(points, Point::Model(turn)).await?;
+        if let (Some(budget), Some(Point::Model(turn))) = (&self.budget, points.last()) {
+            budget.settle(turn, held).await?;
+        }
+        Ok(())
     }
 
     /// Names the question at this point of the record.

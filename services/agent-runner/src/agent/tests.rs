@@ -1,5 +1,7 @@
 //! The loop with a model, tools and a journal in this process: killed at every point, and at every limit.
 
+mod budget;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -216,6 +218,14 @@ impl Bench {
     }
 
     async fn run_until(&self, cancelled: &CancellationToken) -> Result<Concluded, Failure> {
+        self.run_with(cancelled, None).await
+    }
+
+    async fn run_with(
+        &self,
+        cancelled: &CancellationToken,
+        budget: Option<Budget<'_>>,
+    ) -> Result<Concluded, Failure> {
         let toolbox = Toolbox::of(
             vec![("look", Box::new(self.tool.clone()))],
             Duration::from_secs(300),
@@ -238,6 +248,8 @@ impl Bench {
                 seed: "s",
             },
             limits: self.limits,
+            price: budget.as_ref().and_then(|budget| budget.price),
+            budget,
             gate: &Gate::default(),
             fix_namespace: "prod",
             transcript_ref: "ref".into(),
@@ -372,6 +384,8 @@ async fn another_process_at_the_same_investigation_is_left_to_it() {
             seed: "s",
         },
         limits: Bench::new(vec![]).limits,
+        budget: None,
+        price: None,
         gate: &Gate::default(),
         fix_namespace: "prod",
         transcript_ref: "ref".into(),

@@ -267,6 +267,8 @@ impl Evaluator {
                 seed: &case.file,
             },
             limits,
+            budget: None,
+            price: self.config.prices.get(ready.provider.model()).copied(),
             gate: &self.gate,
             fix_namespace: &case.namespace,
             transcript_ref: case.file.clone(),

@@ -1,6 +1,7 @@
 //! The whole service against a real nats-server, with a mock model and a stand-in for kubectl.
 #![allow(clippy::unwrap_used)]
 
+mod budgets;
 mod hostile;
 mod in_cluster;
 mod killed;
@@ -27,7 +28,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 struct Bench {
     _nats: TestNats,
-    _connection: Connection,
+    connection: Connection,
     log: NatsLog,
     dir: tempfile::TempDir,
     config: Config,
@@ -71,7 +72,7 @@ impl Bench {
         let log = NatsLog::open(&connection).await.unwrap();
         Self {
             _nats: nats,
-            _connection: connection,
+            connection,
             log,
             dir,
             config,

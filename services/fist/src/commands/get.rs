@@ -21,6 +21,7 @@ enum Kind {
     Workflows,
     Alerts,
     DeadLetters,
+    Budgets,
 }
 
 impl Kind {
@@ -30,11 +31,12 @@ impl Kind {
             "workflows" | "workflow" | "wf" | "wfs" => Ok(Self::Workflows),
             "alerts" | "alert" | "al" => Ok(Self::Alerts),
             "deadletters" | "deadletter" | "dl" | "dlq" => Ok(Self::DeadLetters),
+            "budgets" | "budget" | "bu" => Ok(Self::Budgets),
             text if looks_like_id(text) => Err(Failure::misuse(format!(
                 "`{text}` is no kind of thing: `fist get execution {text}` shows the execution of that id"
             ))),
             _ => Err(Failure::misuse(format!(
-                "there is no kind `{text}`: get executions (exec), workflows (wf), alerts (al) or deadletters (dl)"
+                "there is no kind `{text}`: get executions (exec), workflows (wf), alerts (al), deadletters (dl) or budgets (bu)"
             ))),
         }
     }
@@ -46,6 +48,7 @@ impl Kind {
             Self::Workflows => "workflows",
             Self::Alerts => "alerts",
             Self::DeadLetters => "deadletters",
+            Self::Budgets => "budget",
         }
     }
 
@@ -56,6 +59,7 @@ impl Kind {
             Self::Workflows => "workflow",
             Self::Alerts => "alert",
             Self::DeadLetters => "deadletter",
+            Self::Budgets => "budget",
         }
     }
 
@@ -67,6 +71,7 @@ impl Kind {
     fn name_of(self, item: &Value) -> String {
         let name = match self {
             Self::Workflows => &item["name"],
+            Self::Budgets => &item["namespace"],
             Self::Executions | Self::Alerts | Self::DeadLetters => &item["id"],
         };
         let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
@@ -107,6 +112,11 @@ fn check(asked: &Get, kind: Kind, is_one: bool) -> Result<(), Failure> {
     if asked.transcript && !is_one {
         return Err(Failure::misuse(
             "--transcript is of one execution: give its id, `fist get executions` lists them",
+        ));
+    }
+    if is_one && kind == Kind::Budgets {
+        return Err(Failure::misuse(
+            "a budget goes by its namespace: `fist get budget -n NAMESPACE`",
         ));
     }
     let filters = [
@@ -160,6 +170,7 @@ async fn one(client: &Client, kind: Kind, id: &str, asked: &Get) -> Outcome {
         }
         Kind::Workflows => lists::workflows(&[read(&answer)?], wide, asked.scope.all_namespaces, style),
         Kind::Alerts => lists::alerts(&[read(&answer)?], wide, style),
+        Kind::Budgets => lists::budgets(&[read(&answer)?], wide, style),
         Kind::DeadLetters => {
             let letter: DeadLetterView = read(&answer)?;
             format!(
@@ -195,6 +206,8 @@ async fn list(client: &Client, kind: Kind, asked: &Get) -> Outcome {
         kind.is_namespaced() && !asked.scope.all_namespaces,
         &asked.scope.namespace,
     ) {
+        // Of budgets, all are shown unless one is asked for.
+        (false, given) if kind == Kind::Budgets => given.as_deref(),
         (false, _) => None,
         (true, given) => Some(given.as_deref().unwrap_or("default")),
     };
@@ -236,6 +249,7 @@ async fn list(client: &Client, kind: Kind, asked: &Get) -> Outcome {
             Kind::Workflows => lists::workflows(&read::<Page<_>>(&answer)?.items, wide, all, style),
             Kind::Alerts => lists::alerts(&read::<Page<_>>(&answer)?.items, wide, style),
             Kind::DeadLetters => lists::deadletters(&read::<Page<_>>(&answer)?.items, wide, style),
+            Kind::Budgets => lists::budgets(&read::<Page<_>>(&answer)?.items, wide, style),
         }
     };
     show::data(&text);
@@ -325,6 +339,7 @@ mod tests {
             ("wf", Kind::Workflows),
             ("alert", Kind::Alerts),
             ("dl", Kind::DeadLetters),
+            ("budget", Kind::Budgets),
         ] {
             assert_eq!(Kind::parse(text).unwrap(), kind);
         }

@@ -2,7 +2,7 @@
 
 use protocol::{
     Timestamp,
-    views::{AlertAudit, AlertView, DeadLetterView, ExecutionSummary, WorkflowView},
+    views::{AlertAudit, AlertView, BudgetView, DeadLetterView, ExecutionSummary, WorkflowView},
 };
 use serde_json::Value;
 
@@ -168,6 +168,40 @@ pub fn deadletters(items: &[DeadLetterView], wide: bool, style: Style) -> String
     table(&heads, &rows, style)
 }
 
+/// Today's budgets.
+pub fn budgets(items: &[BudgetView], wide: bool, style: Style) -> String {
+    let now = now();
+    let mut heads = vec![
+        "NAMESPACE",
+        "LIMIT",
+        "USED",
+        "RESERVED",
+        "LEFT",
+        "COST",
+        "RESETS IN",
+    ];
+    if wide {
+        heads.extend(["UNPRICED", "DAY"]);
+    }
+    let row = |item: &BudgetView| {
+        let mut row = vec![
+            item.namespace.to_string(),
+            item.limit_tokens.to_string(),
+            item.used_tokens.to_string(),
+            item.reserved_tokens.to_string(),
+            item.left_tokens.to_string(),
+            item.cost_usd.map(|usd| format!("${usd:.4}")).unwrap_or_default(),
+            age(now, item.resets_at),
+        ];
+        if wide {
+            row.extend([item.unpriced_tokens.to_string(), item.day.clone()]);
+        }
+        row
+    };
+    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+    table(&heads, &rows, style)
+}
+
 /// The balance of all alerts.
 pub fn audit(audit: &AlertAudit) -> String {
     let mut text = format!(
@@ -206,6 +240,32 @@ mod tests {
         let expected = "\
 NAMESPACE   ID                                     WORKFLOW   STATUS    STEPS   CURRENT   AGE
 prod        0190f5b4-0000-7000-8000-000000000001   disk       Running   1/3     look      0s
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn budgets_show_what_is_left_and_what_it_cost() {
+        let item = |namespace: &str, cost_usd: Option<f64>| BudgetView {
+            namespace: serde_json::from_value(json!(namespace)).unwrap(),
+            day: "2026-01-31".into(),
+            limit_tokens: 1_000_000,
+            used_tokens: 250_000,
+            reserved_tokens: 9_000,
+            left_tokens: 741_000,
+            cost_usd,
+            unpriced_tokens: 4,
+            resets_at: now(),
+        };
+        let text = budgets(
+            &[item("prod", Some(0.75)), item("dev", None)],
+            true,
+            Style::default(),
+        );
+        let expected = "\
+NAMESPACE   LIMIT     USED     RESERVED   LEFT     COST      RESETS IN   UNPRICED   DAY
+prod        1000000   250000   9000       741000   $0.7500   0s          4          2026-01-31
+dev         1000000   250000   9000       741000   -         0s          4          2026-01-31
 ";
         assert_eq!(text, expected);
     }

@@ -259,6 +259,11 @@ async fn json_is_what_the_api_answers() {
             "/api/v1/alerts/audit".to_owned(),
         ),
         (vec!["get", "deadletters"], "/api/v1/deadletters".to_owned()),
+        (vec!["get", "budget"], "/api/v1/budget".to_owned()),
+        (
+            vec!["get", "budget", "-n", "prod"],
+            "/api/v1/budget?namespace=prod".to_owned(),
+        ),
     ] {
         let (status, body) = up.api("GET", &path, None).await;
         assert_eq!(status, 200, "{path}: {body}");
@@ -278,6 +283,36 @@ async fn json_is_what_the_api_answers() {
     assert_eq!(up.prints(&["logs", &id[..13]]).await, "out\nerr\n");
     let said = up.says(&["get", "execution", "ffffffff"]).await;
     assert_eq!(said.code, 1, "{said:?}");
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn budgets_are_shown_by_namespace() {
+    let home = tempfile::tempdir().unwrap();
+    let variable = (
+        "FIST_AGENT_NAMESPACE_BUDGET_TOKENS_PER_DAY",
+        "prod=50000,dev=20000",
+    );
+    let up = Up::start_in(&home.path().join("up"), &[], &[variable]).await;
+    let words = |text: String| -> Vec<Vec<String>> {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        text.lines().map(words).collect()
+    };
+    let all = words(up.prints(&["get", "budget"]).await);
+    assert_eq!(
+        all[0][..6],
+        ["NAMESPACE", "LIMIT", "USED", "RESERVED", "LEFT", "COST"]
+    );
+    assert_eq!(all[1][..6], ["dev", "20000", "0", "0", "20000", "-"]);
+    assert_eq!(all[2][..6], ["prod", "50000", "0", "0", "50000", "-"]);
+    let one = words(up.prints(&["get", "budgets", "-n", "prod"]).await);
+    assert_eq!((one.len(), &one[1][0]), (2, &all[2][0]));
+    assert_eq!(
+        up.prints(&["get", "budget", "-o", "name"]).await,
+        "budget/dev\nbudget/prod\n"
+    );
+    let said = up.says(&["get", "budget/prod"]).await;
+    assert!(said.code != 0 && said.err.contains("-n NAMESPACE"), "{said:?}");
     up.stop().await;
 }
 

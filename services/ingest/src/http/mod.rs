@@ -7,6 +7,7 @@
 
 mod alerts;
 mod auth;
+mod budget;
 mod deadletters;
 mod door;
 mod events;

@@ -5,7 +5,7 @@
 use axum::http::Method;
 
 use super::{
-    Handler, alerts, deadletters, events, executions, logs, openapi,
+    Handler, alerts, budget, deadletters, events, executions, logs, openapi,
     params::{Allowed, Param},
     submit, transcript, webhooks, workflows,
 };
@@ -372,6 +372,15 @@ fn others() -> Vec<Route> {
                 "One delivery of an alert; by the id of the alert alone, its newest delivery.",
                 "Alert",
                 |app, call| Box::pin(alerts::one(app, call)),
+            )
+        },
+        Route {
+            query: &[NAMESPACE],
+            ..get(
+                "/api/v1/budget",
+                "What the agents of each namespace have used of today's budget.",
+                "BudgetPage",
+                |app, call| Box::pin(budget::list(app, call)),
             )
         },
         Route {

@@ -227,6 +227,27 @@ fn others() -> Vec<(&'static str, Value)> {
         ),
         ("DeadLetterPage", page("DeadLetter")),
         (
+            "Budget",
+            object(&[
+                ("namespace", text()),
+                ("day", json!({ "type": "string", "format": "date" })),
+                ("limit_tokens", count()),
+                ("used_tokens", count()),
+                ("reserved_tokens", count()),
+                ("left_tokens", count()),
+                (
+                    "cost_usd",
+                    json!({
+                        "type": ["number", "null"],
+                        "description": "Of the used tokens whose model has a price; null where none has.",
+                    }),
+                ),
+                ("unpriced_tokens", count()),
+                ("resets_at", instant()),
+            ]),
+        ),
+        ("BudgetPage", page("Budget")),
+        (
             "Health",
             json!({
                 "type": "object",

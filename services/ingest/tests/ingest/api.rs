@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use bus::Log as _;
+use bus::{Budgets, Log as _};
 use futures_util::StreamExt as _;
 use protocol::{
-    Append, Attempt, Body, Cause, Done, End, EndStatus, ExecutionId, Fact, LaneAction, Namespace, Outcome,
-    StepName, Subject, Task, TaskType, WorkflowName, encode,
+    Append, Attempt, Body, Cause, Day, Done, End, EndStatus, ExecutionId, Fact, LaneAction, Namespace,
+    Outcome, StepName, Subject, Task, TaskType, WorkflowName,
+    budget::{Request, Spent, TurnId},
+    encode,
     live::{Live, Stream},
     subjects,
     turns::{ModelTurn, ToolCall, ToolTurn, Turn, Usage},
 };
 use serde_json::{Value, json};
 
-use super::world::{World, answered, definition, group, refused, until};
+use super::world::{Ingest, World, answered, definition, group, refused, until};
 
 const TWO_STEPS: &str = r#"
 apiVersion: punching-fist.io/v1alpha1
@@ -708,6 +710,7 @@ async fn a_transcript_is_read_from_the_log_alone() {
             arguments: arguments.clone(),
             is_error: false,
             result,
+            whole: None,
             started_at: now,
             at: now,
         })
@@ -946,6 +949,69 @@ async fn dead_letters_are_read_newest_first() {
     )
     .await;
     refused(world.get("/api/v1/deadletters?cursor=x"), 400, "cursor").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_show_what_is_used_reserved_and_left_today() {
+    let file = "[agent]\nbudget_tokens_per_day = 50_000\nnamespace_budget_tokens_per_day = { idle = 20_000, free = 0 }";
+    let world = World::with(file).await;
+    let budgets = Budgets::open(&world.connection).await.unwrap();
+    let now = world.log.now();
+    let turn = |n| {
+        let step = StepName::new("look").unwrap();
+        TurnId::new(ExecutionId::derive(&["budget"]), &step, Attempt::FIRST, n)
+    };
+    let hour = now.after(Duration::from_secs(3600));
+    for name in ["prod", "free"] {
+        let namespace = Namespace::new(name).unwrap();
+        let change = budgets.change(&namespace, Day::of(now), now, |day| {
+            let request = Request {
+                tokens: 9000,
+                spare: 0,
+                is_last: false,
+                expires_at: hour,
+            };
+            let spent = |tokens, cost_nano_usd| Spent {
+                tokens,
+                cost_nano_usd,
+            };
+            day.settle(&turn(1), spent(1000, Some(3_500_000)), hour, now);
+            day.settle(&turn(2), spent(500, None), hour, now);
+            day.reserve(&turn(3), request, 50_000, now)
+        });
+        change.await.unwrap().unwrap();
+    }
+    let (day, resets_at) = (Day::of(now).to_string(), Day::of(now).end().to_string());
+    let idle = json!({
+        "namespace": "idle", "day": day, "limit_tokens": 20_000, "used_tokens": 0, "reserved_tokens": 0,
+        "left_tokens": 20_000, "cost_usd": null, "unpriced_tokens": 0, "resets_at": resets_at,
+    });
+    let prod = json!({
+        "namespace": "prod", "day": day, "limit_tokens": 50_000, "used_tokens": 1500, "reserved_tokens": 9000,
+        "left_tokens": 39_500, "cost_usd": 0.0035, "unpriced_tokens": 500, "resets_at": resets_at,
+    });
+    let page = |items: Value| json!({ "items": items, "next": null });
+    for (query, items) in [
+        ("", json!([idle, prod])),
+        ("?namespace=prod", json!([prod])),
+        ("?namespace=idle", json!([idle])),
+        ("?namespace=free", json!([])),
+    ] {
+        let answer = answered(world.get(&format!("/api/v1/budget{query}")), 200).await;
+        assert_eq!(answer, page(items), "{query}");
+    }
+    refused(world.get("/api/v1/budget?namespace=No"), 400, "namespace").await;
+    refused(world.get("/api/v1/budget?limit=1"), 400, "use namespace").await;
+
+    // An installation from before there were budgets: only where there is one, its bucket is missed.
+    let delete = "$JS.API.STREAM.DELETE.KV_fist-budgets".to_owned();
+    let client = world.connection.client();
+    client.request(delete, "".into()).await.unwrap();
+    refused(world.get("/api/v1/budget"), 503, "`fist nats init`").await;
+    let without = Ingest::start(&world.nats, "").await;
+    let request = world.client.get(format!("{}/api/v1/budget", without.base));
+    assert_eq!(answered(request, 200).await, page(json!([])));
+    without.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,10 @@ impl Layers {
             }
             for key in keys.as_table().into_iter().flat_map(Table::keys) {
                 known_keys.push(format!("{section}.{key}"));
-                known_variables.push(variable(section, key));
+                // A table of sections has no variable.
+                if !(section == "llm" && key == "prices") {
+                    known_variables.push(variable(section, key));
+                }
             }
         }
         for (section, keys) in self.file.values.clone() {
@@ -126,7 +129,9 @@ impl Layers {
             if known_variables.contains(name) || ignored(name, value) {
                 continue;
             }
-            let text = if name.starts_with("FIST_SOURCES_") {
+            let text = if name.starts_with("FIST_LLM_PRICES") {
+                "prices are configured in the file".to_owned()
+            } else if name.starts_with("FIST_SOURCES_") {
                 "sources are configured in the file; put their secrets in files that bearer_token_file and hmac_secret_file name".to_owned()
             } else {
                 unknown("variable", nearest(name, &known_variables))

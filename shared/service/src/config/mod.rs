@@ -18,6 +18,7 @@ mod kubernetes;
 mod layers;
 mod log;
 mod nats;
+mod prices;
 mod reader;
 mod scheduler;
 mod secret;
@@ -27,7 +28,7 @@ mod tools;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use agent::{Agent, Llm};
+pub use agent::{Agent, BudgetExhausted, Llm};
 pub use cli::{Cli, Executor};
 pub use database::Database;
 pub use docs::{Key, keys};
@@ -37,6 +38,7 @@ pub use ingest::Ingest;
 pub use kubernetes::Kubernetes;
 pub use log::{Format, Log};
 pub use nats::Nats;
+pub use prices::Price;
 pub use scheduler::Scheduler;
 pub use secret::{REDACTED, Secret, Secrets};
 pub use sources::{Mapping, Source, SourceKind};
@@ -79,6 +81,8 @@ pub struct Config {
     pub cli: Cli,
     pub agent: Agent,
     pub llm: Llm,
+    /// Of `llm.prices`, by model.
+    pub prices: BTreeMap<String, Price>,
     pub tools: Tools,
     pub fix: Fix,
     pub database: Database,
@@ -182,6 +186,7 @@ impl Config {
             cli: Cli::read(&mut Section::top(&mut layers, "cli")),
             agent: Agent::read(&mut Section::top(&mut layers, "agent")),
             llm: Llm::read(&mut Section::top(&mut layers, "llm")),
+            prices: prices::read(&mut layers),
             tools: Tools::read(&mut Section::top(&mut layers, "tools")),
             fix: Fix::read(&mut Section::top(&mut layers, "fix")),
             database: Database::read(&mut Section::top(&mut layers, "database")),

@@ -14,6 +14,9 @@ use toml::{Table, Value};
 use super::layers::{Layers, join, table_of};
 use super::{Problem, Secret, read_secret_file, variable};
 
+/// The dearest million tokens that is taken for no slip of the keyboard.
+const PRICE_USD_MAX: f64 = 100_000.0;
+
 /// Where a value was given; says how an error names it.
 #[derive(Clone)]
 enum Origin {
@@ -70,8 +73,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A section of `sources`, whose defaults stand under a shape of its own,
-    /// and which has no variables. Its unknown keys are refused here.
+    /// A section of `sources` or `llm.prices`, whose defaults stand under a shape
+    /// of its own, and which has no variables. Its unknown keys are refused here.
     pub(super) fn nested(
         layers: &'a mut Layers,
         path: &str,
@@ -176,6 +179,57 @@ impl<'a> Section<'a> {
                 *allowed.start()
             }
         }
+    }
+
+    /// US dollars for a million tokens, as millionths of a dollar; `None` where an empty text means "not set".
+    pub(super) fn price(&mut self, key: &str) -> Option<u64> {
+        let given = self.given(key);
+        let usd = match &given.value {
+            Value::String(text) if text.trim().is_empty() => return None,
+            Value::Integer(usd) => i32::try_from(*usd).ok().map(f64::from),
+            Value::Float(usd) => Some(*usd),
+            _ => None,
+        };
+        match usd.filter(|usd| (0.0..=PRICE_USD_MAX).contains(usd)) {
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "within bounds by the line above"
+            )]
+            Some(usd) => Some((usd * 1e6).round() as u64),
+            None => {
+                let text = "must be US dollars for a million tokens, from 0 to 100000, such as 3 or 0.25";
+                self.refuse(key, &given, text);
+                Some(0)
+            }
+        }
+    }
+
+    /// A table of whole numbers within bounds.
+    pub(super) fn numbers(&mut self, key: &str, allowed: RangeInclusive<u64>) -> BTreeMap<String, u64> {
+        let given = self.given(key);
+        // From a variable they come as texts.
+        let number = |value: &Value| match value {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let numbers = given.value.as_table().and_then(|table| {
+            let entries = table.iter().map(|(name, value)| {
+                let number = number(value).filter(|number| allowed.contains(number))?;
+                Some((name.clone(), number))
+            });
+            entries.collect::<Option<BTreeMap<_, _>>>()
+        });
+        numbers.unwrap_or_else(|| {
+            let text = format!(
+                "must be a table of whole numbers from {} to {}, such as {{ a = 1000000 }}",
+                allowed.start(),
+                allowed.end()
+            );
+            self.refuse(key, &given, &text);
+            BTreeMap::new()
+        })
     }
 
     /// A count of things that are held in memory or run at one time.

@@ -42,7 +42,11 @@ fn the_defaults_are_the_documented_ones() {
 
 #[test]
 fn every_key_is_documented_and_read_and_no_other() {
-    let file = FileLayer::parse("fist.toml", "[sources.any.mapping]").unwrap();
+    let file = FileLayer::parse(
+        "fist.toml",
+        "[sources.any.mapping]\n[llm.prices.any]\ninput = 1\noutput = 1",
+    )
+    .unwrap();
     let (_, layers) = Config::read(file, std::iter::empty());
     assert_eq!(layers.problems, []);
     let (sections, keys) = keys();
@@ -78,9 +82,10 @@ fn the_keys_listed_are_those_that_toml_sees() {
     fn count(table: &toml::Table, prefix: &str, found: &mut Vec<String>) {
         for (key, value) in table {
             let path = format!("{prefix}{key}");
-            let is_section = DEFAULTS.contains(&format!("\n[{}]\n", path.replace("<name>", "\"<name>\"")));
+            let is_section =
+                DEFAULTS.contains(&format!("\n[{}]\n", path.replace('<', "\"<").replace('>', ">\"")));
             match value {
-                toml::Value::Table(inner) if is_section || path == "sources" => {
+                toml::Value::Table(inner) if is_section || path == "sources" || path == "llm.prices" => {
                     count(inner, &format!("{path}."), found);
                 }
                 _ => found.push(path),
@@ -500,5 +505,69 @@ fn keys_of_providers_come_from_the_environment_or_a_file() {
     assert_eq!(
         Secrets::read(&llm, env()).unwrap_err().problems[0].to_string(),
         format!("llm.anthropic_api_key_file = {empty:?}: is empty")
+    );
+}
+
+#[test]
+fn budgets_and_prices_are_read() {
+    let file = r#"
+[agent]
+budget_tokens_per_day = 2_000_000
+namespace_budget_tokens_per_day = { sandbox = 50_000, free = 0 }
+budget_exhausted = "wait"
+[llm.prices."claude-sonnet-4-5"]
+input = 3
+output = 15.0
+cached = 0.3
+[llm.prices.own]
+input = 0
+output = 0.25
+"#;
+    let config = read(file, &[]).unwrap();
+    let budgets = ["any", "sandbox", "free"].map(|namespace| config.agent.budget_of(namespace));
+    assert_eq!(budgets, [Some(2_000_000), Some(50_000), None]);
+    assert_eq!(config.agent.budget_exhausted, BudgetExhausted::Wait);
+    assert!(config.agent.has_budgets() && !Config::default().agent.has_budgets());
+    // 800 read anew, 200 from the cache, 100 written: 2400 + 60 + 1500 millionths of a dollar.
+    let cost = |model: &str| config.prices[model].cost_nano_usd(1000, 200, 100);
+    assert_eq!((cost("claude-sonnet-4-5"), cost("own")), (3_960_000, 25_000));
+    let file = "[agent]\nnamespace_budget_tokens_per_day = { a = 20_000 }";
+    let variable = ("FIST_AGENT_NAMESPACE_BUDGET_TOKENS_PER_DAY", "b=30000,c=0");
+    let config = read(file, &[variable]).unwrap();
+    let budgets = ["a", "b", "c"].map(|namespace| config.agent.budget_of(namespace));
+    assert_eq!(budgets, [None, Some(30_000), None]);
+}
+
+#[test]
+fn mistakes_in_budgets_and_prices_are_named() {
+    check(
+        r#"
+[agent]
+budget_tokens_per_day = 100
+namespace_budget_tokens_per_day = { Prod = 50_000, b = 8192 }
+budget_exhausted = "stop"
+[llm.prices]
+c = 3
+[llm.prices.a]
+input = "3"
+output = -1
+write = 5
+[llm.prices.b]
+input = 3
+"#,
+        &[("FIST_LLM_PRICES_A", "1")],
+        expect![[r#"
+            the configuration has 10 errors:
+              FIST_LLM_PRICES_A: prices are configured in the file
+              fist.toml:5: agent.budget_exhausted = "stop": must be inconclusive or wait
+              fist.toml:3: agent.budget_tokens_per_day = 100: must be more than agent.turn_output_tokens_max, or 0 for no budget
+              fist.toml:4: agent.namespace_budget_tokens_per_day = { Prod = 50000, b = 8192 }: must be more than agent.turn_output_tokens_max, or 0 for no budget
+              fist.toml:4: agent.namespace_budget_tokens_per_day = { Prod = 50000, b = 8192 }: must name namespaces: `Prod` is not a valid namespace: use 1 to 63 lower-case letters, digits and `-`, beginning and ending with a letter or digit
+              fist.toml:11: llm.prices.a.write: unknown key; docs/configuration.md lists all
+              fist.toml:9: llm.prices.a.input = "3": must be US dollars for a million tokens, from 0 to 100000, such as 3 or 0.25
+              fist.toml:10: llm.prices.a.output = -1: must be US dollars for a million tokens, from 0 to 100000, such as 3 or 0.25
+              llm.prices.b.output = "": must be set too: US dollars for a million tokens
+              fist.toml:7: llm.prices.c: must be a section, written [llm.prices."c"]
+        "#]],
     );
 }
