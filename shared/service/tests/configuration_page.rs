@@ -71,7 +71,7 @@ fn tables() -> String {
     let mut out = String::new();
     for (section, comment) in sections {
         write!(out, "\n## `[{section}]`\n\n{comment}\n\n").unwrap();
-        let with_variables = !section.starts_with("sources.");
+        let with_variables = !section.contains('.');
         out.push_str(if with_variables {
             "| key | variable | default | |\n|---|---|---|---|\n"
         } else {

@@ -43,7 +43,7 @@ pub fn keys() -> (Vec<(String, String)>, Vec<Key>) {
             keys.push(Key {
                 section: section.clone(),
                 name: name.to_owned(),
-                variable: (!section.starts_with("sources.")).then(|| variable(&section, name)),
+                variable: (!section.contains('.')).then(|| variable(&section, name)),
                 default: default.to_owned(),
                 comment: std::mem::take(&mut comment),
             });

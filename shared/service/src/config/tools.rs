@@ -1,6 +1,8 @@
 //! `[tools]` and `[fix]`: what agents may look at, and what may be changed.
 
+use super::mcp::McpServer;
 use super::reader::Section;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The tools of agents. `config.default.toml` says what each key means.
@@ -16,6 +18,8 @@ pub struct Tools {
     pub kubectl_service_account: Option<String>,
     pub kubectl_namespaces: Vec<String>,
     pub redact: Vec<String>,
+    /// By name.
+    pub mcp: BTreeMap<String, McpServer>,
 }
 
 impl Tools {
@@ -30,6 +34,7 @@ impl Tools {
             kubectl_service_account: section.optional("kubectl_service_account"),
             kubectl_namespaces: section.list("kubectl_namespaces"),
             redact: section.list("redact"),
+            mcp: BTreeMap::new(),
         };
         if !is_http_url(&tools.prometheus_url) {
             section.problem(
