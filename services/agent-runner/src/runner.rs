@@ -30,12 +30,12 @@ use crate::{
     kubernetes::{Investigator, KeyError, Kubernetes, OwnKey},
     llm,
     redact::Redactor,
-    tools::{Surroundings, Toolbox, cut::cut},
+    tools::{Surroundings, Toolbox, cut::cut, mcp},
 };
 
 /// Bytes of the alert that the model gets to see.
 const ALERT_BYTES_MAX: usize = 32 * 1024;
-/// The part of a step's time that is reserved for its end at most.
+/// The part of a step's time that is reserved for its end at most, and likewise for connecting to MCP servers.
 const RESERVE_PART: u32 = 3;
 /// Time that is kept for writing the result: at most this, and at most a tenth of the step's time.
 const MARGIN_MAX: Duration = Duration::from_secs(2);
@@ -92,7 +92,10 @@ impl<L: Log> Runner<L> {
             Ok(own_key) => own_key,
             Err(came) => return Ok(Came { started_at, ..came }),
         };
-        let redactor = &self.redactor(work, own_key.as_ref());
+        let servers = mcp::named(&work.tools, &self.config.tools.mcp);
+        let secrets = servers.iter().flatten().flat_map(mcp::Named::secrets);
+        let redactor = self.redactor(work, own_key.as_ref());
+        let redactor = &secrets.fold(redactor, |redactor, secret| redactor.and(secret));
         let failed = |message: String| {
             Ok(Came {
                 started_at,
@@ -120,10 +123,18 @@ impl<L: Log> Runner<L> {
                 investigator: self.investigator.as_ref(),
             },
         );
-        let toolbox = match toolbox {
-            Ok(toolbox) => toolbox,
-            Err(reason) => return failed(reason),
+        let (mut toolbox, servers) = match (toolbox, servers) {
+            (Ok(toolbox), Ok(servers)) => (toolbox, servers),
+            (Err(reason), _) | (_, Err(reason)) => return failed(reason),
         };
+        // Servers that cannot be reached leave most of a short step to the tools that there are.
+        let time = task.deadline.since(self.tasks.log.now()) / RESERVE_PART;
+        tokio::select! {
+            tools = mcp::connect(servers, redactor, time) => toolbox.add(tools),
+            // The investigation finds that itself, and says so.
+            () = in_hand.cancelled.cancelled() => {}
+            () = self.tasks.shutdown.cancelled() => return Err(Failure::retry("the runner is shutting down")),
+        }
         let limits = self.limits(task, &choice);
         let goal = redactor.text(&work.goal);
         let alert = work.alert.as_ref().map(|alert| shown_alert(alert, redactor));

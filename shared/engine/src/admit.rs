@@ -32,8 +32,6 @@ pub enum Format {
 pub struct Policy {
     /// Names of the configured alert sources, beside the built-in ones.
     pub sources: BTreeSet<String>,
-    /// Names of the configured MCP servers.
-    pub mcp_servers: BTreeSet<String>,
     /// Retired or undated model names, and what is used instead.
     pub model_aliases: BTreeMap<String, String>,
     /// A manifest may have so many bytes.
@@ -45,12 +43,11 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// No sources, servers or aliases of one's own; 1 MiB; 72 hours, which is as long as the log is
+    /// No sources or aliases of one's own; 1 MiB; 72 hours, which is as long as the log is
     /// certain to keep a fact from being written twice.
     fn default() -> Policy {
         Policy {
             sources: BTreeSet::new(),
-            mcp_servers: BTreeSet::new(),
             model_aliases: BTreeMap::new(),
             manifest_bytes_max: 1024 * 1024,
             execution_ms_max: 72 * 60 * 60 * 1000,

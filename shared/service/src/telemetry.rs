@@ -31,6 +31,10 @@ const OURS: &[&str] = &[
 /// the database).
 const QUIET: &[&str] = &["async_nats=warn", "sqlx=warn"];
 
+/// Prints what MCP servers send, at every level, where no redaction reaches it.
+/// What matters of it is in the results of tools.
+const SILENT: &str = "rmcp=off";
+
 /// Sends this process's logs to stderr from now on.
 ///
 /// # Errors
@@ -74,9 +78,10 @@ fn directives(level: &str) -> String {
     match level.as_str() {
         "debug" | "trace" => {
             let ours: Vec<String> = OURS.iter().map(|name| format!("{name}={level}")).collect();
-            format!("info,{},{}", QUIET.join(","), ours.join(","))
+            format!("info,{},{SILENT},{}", QUIET.join(","), ours.join(","))
         }
-        "info" => format!("info,{}", QUIET.join(",")),
+        "info" => format!("info,{},{SILENT}", QUIET.join(",")),
+        "warn" | "error" => format!("{level},{SILENT}"),
         _ => level,
     }
 }
@@ -144,6 +149,24 @@ mod tests {
             .map(|word| text.contains(word))
             .to_vec();
         assert_eq!(kept, [true, false, false, true]);
+    }
+
+    #[test]
+    fn what_mcp_servers_send_is_heard_where_an_operator_asks_for_it() {
+        for (level, is_heard) in [
+            ("error", false),
+            ("warn", false),
+            ("debug", false),
+            ("info,rmcp=warn", true),
+        ] {
+            let text = written(
+                level,
+                Format::Json,
+                false,
+                || tracing::error!(target: "rmcp::service", "a server's secret"),
+            );
+            assert_eq!(!text.is_empty(), is_heard, "{level}: {text}");
+        }
     }
 
     #[test]

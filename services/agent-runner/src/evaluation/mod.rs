@@ -202,7 +202,7 @@ impl Evaluator {
         )?;
         Ok(real.wrapped(|name, real| {
             Box::new(FromRecording {
-                name,
+                name: name.to_owned(),
                 real,
                 recording: Arc::clone(recording),
             })

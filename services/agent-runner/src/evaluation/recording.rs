@@ -138,7 +138,7 @@ fn given(answer: &RecordedAnswer) -> Result<String, ToolError> {
 /// A tool that describes itself as the real one does, and answers from a recording.
 pub struct FromRecording {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// The real one, which describes and checks, and is never called.
     pub real: Box<dyn Tool>,
     /// What it answers.
@@ -158,7 +158,7 @@ impl Tool for FromRecording {
         let answer = self
             .real
             .check(arguments)
-            .and_then(|()| self.recording.answer(self.name, arguments));
+            .and_then(|()| self.recording.answer(&self.name, arguments));
         Box::pin(std::future::ready(answer))
     }
 }

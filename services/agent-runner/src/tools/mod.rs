@@ -1,4 +1,4 @@
-//! What an agent may look at. A tool is one file here, and one line in [`TOOLS`].
+//! What an agent may look at. A tool is one file here, and one line in [`TOOLS`]; those of MCP servers come by [`mcp`].
 //!
 //! Invariants:
 //! - Tools read; none changes anything.
@@ -8,6 +8,7 @@
 pub mod curl;
 pub mod cut;
 pub mod kubectl;
+pub mod mcp;
 pub mod network;
 pub mod promql;
 pub mod read_more;
@@ -43,8 +44,21 @@ pub trait Tool: Send + Sync {
     fn check(&self, _arguments: &Value) -> Result<(), ToolError> {
         Ok(())
     }
+    /// Its own bounds of a call, where they are not the agent's.
+    fn limits(&self) -> Option<CallLimits> {
+        None
+    }
     /// Does it. The arguments fit the schema. Bounded in time by the caller, who drops the future.
     fn call<'a>(&'a self, arguments: &'a Value) -> BoxFuture<'a, Result<String, ToolError>>;
+}
+
+/// The bounds of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Until it is stopped.
+    pub timeout: Duration,
+    /// Bytes of a result that are kept.
+    pub output_bytes_max: usize,
 }
 
 /// Why a call gave nothing. The text is for the model: what is wrong, and what to do instead.
@@ -88,9 +102,8 @@ const TOOLS: [(&str, Make); 3] = [
 
 /// The tools of one step.
 pub struct Toolbox {
-    tools: Vec<(&'static str, Box<dyn Tool>)>,
-    output_bytes_max: usize,
-    timeout: Duration,
+    tools: Vec<(String, Box<dyn Tool>)>,
+    limits: CallLimits,
 }
 
 /// What a call gave, as it is recorded.
@@ -107,56 +120,77 @@ pub struct Given {
 }
 
 impl Toolbox {
-    /// The tools that a step names.
+    /// The tools that a step names, but for those of MCP servers, which [`Toolbox::add`] adds.
     ///
     /// # Errors
     /// A name that is no tool, or a tool that cannot be set up.
     pub fn from_config(names: &[String], surroundings: &Surroundings<'_>) -> Result<Self, String> {
         let mut tools = Vec::new();
-        for name in names.iter().collect::<BTreeSet<_>>() {
+        let own = names.iter().filter(|name| !name.starts_with(mcp::PREFIX));
+        for name in own.collect::<BTreeSet<_>>() {
             let (name, make) = TOOLS.iter().find(|(known, _)| known == name).ok_or_else(|| {
                 let known: Vec<&str> = TOOLS.iter().map(|(name, _)| *name).collect();
-                format!("there is no tool `{name}`: use {}", known.join(", "))
+                format!(
+                    "there is no tool `{name}`: use {}, mcp:<server>",
+                    known.join(", ")
+                )
             })?;
             let tool =
                 make(surroundings).map_err(|reason| format!("the tool `{name}` cannot be used: {reason}"))?;
-            tools.push((*name, tool));
+            tools.push(((*name).to_owned(), tool));
         }
         Ok(Self {
             tools,
-            output_bytes_max: surroundings.output_bytes_max,
-            timeout: Duration::from_millis(surroundings.timeout_ms),
+            limits: CallLimits {
+                timeout: Duration::from_millis(surroundings.timeout_ms),
+                output_bytes_max: surroundings.output_bytes_max,
+            },
         })
     }
 
     /// The same tools, each in the hands of what `wrap` makes of it: an evaluation answers from its recording.
-    pub fn wrapped(self, wrap: impl Fn(&'static str, Box<dyn Tool>) -> Box<dyn Tool>) -> Self {
+    pub fn wrapped(self, wrap: impl Fn(&str, Box<dyn Tool>) -> Box<dyn Tool>) -> Self {
         let tools = self.tools.into_iter();
         Self {
-            tools: tools.map(|(name, tool)| (name, wrap(name, tool))).collect(),
+            tools: tools
+                .map(|(name, tool)| {
+                    let wrapped = wrap(&name, tool);
+                    (name, wrapped)
+                })
+                .collect(),
             ..self
         }
+    }
+
+    /// Adds tools by the names that models call them by.
+    pub fn add(&mut self, tools: Vec<(String, Box<dyn Tool>)>) {
+        self.tools.extend(tools);
     }
 
     /// These tools, for tests.
     #[cfg(test)]
     pub fn of(tools: Vec<(&'static str, Box<dyn Tool>)>, timeout: Duration) -> Self {
         Self {
-            tools,
-            output_bytes_max: 32 * 1024,
-            timeout,
+            tools: tools
+                .into_iter()
+                .map(|(name, tool)| (name.to_owned(), tool))
+                .collect(),
+            limits: CallLimits {
+                timeout,
+                output_bytes_max: 32 * 1024,
+            },
         }
     }
 
     /// Bytes of one result that the model is shown.
     pub fn output_bytes_max(&self) -> usize {
-        self.output_bytes_max
+        self.limits.output_bytes_max
     }
 
     /// The tools as a model sees them, without the ending.
     pub fn specs(&self) -> Vec<ToolSpec> {
-        let spec = |(name, tool): &(&'static str, Box<dyn Tool>)| ToolSpec {
-            name: (*name).to_owned(),
+        let spec = |(name, tool): &(String, Box<dyn Tool>)| ToolSpec {
+            name: name.clone(),
             description: tool.description(),
             schema: tool.schema(),
         };
@@ -173,19 +207,18 @@ impl Toolbox {
         metrics: &Metrics,
     ) -> Given {
         let begun = Instant::now();
-        let (outcome, text) = match self.attempt(name, arguments, time_left).await {
+        let known = self.tools.iter().find(|(known, _)| known == name);
+        let limits = known.and_then(|(_, tool)| tool.limits()).unwrap_or(self.limits);
+        let time = limits.timeout.min(time_left);
+        let (outcome, text) = match self.attempt(name, arguments, time).await {
             Ok(text) => ("ok", text),
             Err((outcome, text)) => (outcome, text),
         };
         // Redacted whole and cut afterwards: half a secret at the edge of a cut would not be recognised.
         let whole = cut::cut(redactor.text(&text), WHOLE_BYTES_MAX);
-        let text = cut::cut(whole.clone(), self.output_bytes_max);
+        let text = cut::cut(whole.clone(), limits.output_bytes_max);
         let whole = (text != whole).then_some(whole);
-        let label = self
-            .tools
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map_or("unknown", |(known, _)| known);
+        let label = known.map_or("unknown", |(known, _)| known.as_str());
         metrics.tool_call(label, outcome, begun.elapsed());
         let shown = cut::cut(arguments.to_string(), LOGGED_BYTES_MAX);
         let (bytes, ms) = (text.len(), begun.elapsed().as_millis());
@@ -206,11 +239,11 @@ impl Toolbox {
         &self,
         name: &str,
         arguments: &Value,
-        time_left: Duration,
+        time: Duration,
     ) -> Result<String, (&'static str, String)> {
         let refused = |text: String| ("refused", format!("refused: {text}"));
-        let Some((_, tool)) = self.tools.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<&str> = self.tools.iter().map(|(name, _)| *name).collect();
+        let Some((_, tool)) = self.tools.iter().find(|(known, _)| known == name) else {
+            let known: Vec<&str> = self.tools.iter().map(|(name, _)| name.as_str()).collect();
             return Err(refused(format!(
                 "there is no such tool; there are {}, submit_findings",
                 known.join(", ")
@@ -230,7 +263,6 @@ impl Toolbox {
                 "the arguments hold a redacted value, which cannot be used".to_owned(),
             ));
         }
-        let time = self.timeout.min(time_left);
         match tokio::time::timeout(time, tool.call(arguments)).await {
             Ok(Ok(text)) => Ok(text),
             Ok(Err(ToolError::Refused(text))) => Err(refused(text)),
@@ -277,11 +309,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_call_is_checked_bounded_and_redacted() {
-        let toolbox = Toolbox {
-            tools: vec![("slow", Box::new(Slow))],
-            output_bytes_max: 200,
-            timeout: Duration::from_secs(30),
-        };
+        let mut toolbox = Toolbox::of(vec![("slow", Box::new(Slow))], Duration::from_secs(30));
+        toolbox.limits.output_bytes_max = 200;
         let redactor = Redactor::new(&[], []).unwrap();
         let metrics = Metrics::new();
         let call = async |name: &str, arguments: Value, left: u64| {
@@ -362,6 +391,9 @@ mod tests {
         let error = Toolbox::from_config(&["ssh".to_owned()], &surroundings)
             .err()
             .unwrap();
-        assert_eq!(error, "there is no tool `ssh`: use kubectl, promql, curl");
+        assert_eq!(
+            error,
+            "there is no tool `ssh`: use kubectl, promql, curl, mcp:<server>"
+        );
     }
 }

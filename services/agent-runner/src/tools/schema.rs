@@ -1,6 +1,7 @@
 //! Checks arguments against the part of JSON Schema that our tools use.
 //!
-//! Invariant: a keyword that this file does not know makes a test fail, not a check silently pass.
+//! Invariants: in a schema of ours, a keyword that this file does not know makes a test fail, not a check silently pass.
+//! In others' (of MCP servers) it refuses nothing: the server knows it.
 
 use serde_json::Value;
 
@@ -96,7 +97,9 @@ fn check_fields(schema: &Value, value: &Value, path: &str, found: &mut Vec<Strin
                 };
                 check(property, value, &path, found);
             }
-            None if schema["additionalProperties"] == Value::Bool(false) => {
+            None if schema["additionalProperties"] == Value::Bool(false)
+                && schema["patternProperties"].is_null() =>
+            {
                 found.push(format!("there is no `{key}`"));
             }
             None => {}
@@ -107,7 +110,7 @@ fn check_fields(schema: &Value, value: &Value, path: &str, found: &mut Vec<Strin
 fn types(schema: &Value) -> Vec<&str> {
     match &schema["type"] {
         Value::String(name) => vec![name],
-        Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+        Value::Array(names) if !names.is_empty() => names.iter().filter_map(Value::as_str).collect(),
         _ => vec!["any"],
     }
 }
@@ -117,12 +120,14 @@ fn is_of(value: &Value, wanted: &str) -> bool {
         "any" => true,
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64(),
+        "integer" => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
+        }
         "number" => value.is_number(),
         "string" => value.is_string(),
         "array" => value.is_array(),
         "object" => value.is_object(),
-        _ => false,
+        _ => true,
     }
 }
 
@@ -169,6 +174,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_known_refuses_nothing() {
+        let schema = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "additionalProperties": false,
+            "$defs": {"size": {"type": "integer"}}, "minProperties": 99, "dependentRequired": {"a": ["zz"]},
+            "patternProperties": {"^x-": {"type": "string"}},
+            "properties": {
+                "a": {"$ref": "#/$defs/size"}, "b": true, "c": {"type": "int64"}, "d": {"type": []},
+                "e": {"items": [{"type": "string"}], "prefixItems": [{}]}, "f": {"oneOf": [{"type": "null"}]},
+                "g": {"const": 1, "format": "date", "pattern": "^$", "multipleOf": 7}, "h": {"type": "integer"},
+            },
+        });
+        let arguments = json!({
+            "a": "big", "b": 1, "c": 5, "d": [], "e": [1, "x"], "f": 2, "g": "z", "h": 3.0, "x-y": "z",
+        });
+        assert_eq!(problems(&schema, &arguments), Vec::<String>::new());
+        assert_eq!(problems(&schema, &json!({"h": 3.5})), ["h must be integer"]);
+    }
 
     #[test]
     fn every_problem_is_named() {

@@ -471,6 +471,10 @@ async fn without_one_answer_the_step_fails_and_says_why() {
             "there is no tool `ssh`",
         ),
         (
+            json!({"goal": "g", "tools": ["mcp:tickets"], "llm_config": {"provider": "anthropic"}}),
+            "has no section [tools.mcp.tickets]",
+        ),
+        (
             json!({"goal": "g", "tools": [], "llm_config": {"provider": "anthropic", "endpoint": "https://evil.example"}}),
             "llm.allowed_endpoints",
         ),
@@ -552,5 +556,63 @@ turns:
         bench.calls(),
         ["get pod web-1 --namespace=prod --request-timeout=30000ms"]
     );
+    running.stop().await;
+}
+
+/// A server that knows one ticket and tells its own token, in as few lines as a shell needs.
+const TICKETS: &str = r#"
+echo $$ > PID
+while read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+  case "$line" in
+    *'"initialize"'*) result='"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"t","version":"1"}' ;;
+    *'"tools/list"'*) result='"tools":[{"name":"find","inputSchema":{"type":"object","required":["pod"]}},{"name":"close","inputSchema":{}}]' ;;
+    *'"tools/call"'*) result='"content":[{"type":"text","text":"ticket 7: web-1 fails since noon '"$TOKEN"'"}]' ;;
+    *) continue ;;
+  esac
+  echo '{"jsonrpc":"2.0","id":'"$id"',"result":{'"$result"'}}'
+done
+"#;
+
+#[tokio::test]
+async fn a_step_has_the_tools_of_an_mcp_server_for_as_long_as_it_lasts() {
+    let mut bench = Bench::new().await;
+    let file = |name: &str| bench.dir.path().join(name);
+    std::fs::write(file("token"), PLANTED).unwrap();
+    let script = TICKETS.replace("PID", &file("pid").display().to_string());
+    let configuration = format!(
+        "[tools.mcp.tickets]\ncommand = \"sh\"\nargs = [\"-c\", {script:?}]\nenv_files = {{ TOKEN = {:?} }}\n\
+         tools = [\"find\"]\n",
+        file("token")
+    );
+    let parsed = Config::parse(Some(("fist.toml", &configuration)), std::iter::empty()).unwrap();
+    let script = r#"
+turns:
+  - calls: [{name: ticket, tool: mcp_tickets_find, arguments: {pod: web-1}}]
+  - let: {since: {from: ticket, match: 'fails since (\S+)'}}
+    submit_findings:
+      summary: "it fails since ${since}"
+      evidence: [{call: ticket, match: 'ticket \d+'}]
+"#;
+    std::fs::write(file("ticket.yaml"), script).unwrap();
+    let pid = file("pid");
+    bench.config.tools.mcp = parsed.tools.mcp;
+    let running = bench.start(Secrets::default());
+    let work = json!({
+        "goal": "g", "tools": ["mcp:tickets"], "llm_config": {"provider": "scripted", "model": "ticket"},
+    });
+    let task = bench.hand_out(work, Duration::from_secs(600)).await;
+    let done = bench.done(&task).await;
+    let output = output(&done);
+    assert_eq!(output["summary"], "it fails since noon", "{output}");
+    assert_eq!(output["evidence"][0]["grounded"], true, "{output}");
+    bench.assert_no_secret().await;
+    let pid = std::fs::read_to_string(pid).unwrap();
+    let gone = async {
+        while Path::new("/proc").join(pid.trim()).exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WITHIN, gone).await.unwrap();
     running.stop().await;
 }

@@ -11,7 +11,6 @@ use crate::problem::listed;
 fn policy() -> Policy {
     Policy {
         sources: ["pager".to_owned()].into(),
-        mcp_servers: ["git".to_owned()].into(),
         model_aliases: [("claude-3-5-sonnet".to_owned(), "claude-sonnet-4-5".to_owned())].into(),
         ..Policy::default()
     }
@@ -306,7 +305,7 @@ spec:
     - name: a
       type: agent
       goal: ""
-      tools: [kubctl, prometheus, "mcp:gti", 5, kubectl, kubectl]
+      tools: [kubctl, prometheus, "mcp:g.t", 5, kubectl, kubectl]
       timeoutMinutes: "5"
       command: x
     - name: "with space"
@@ -364,7 +363,7 @@ spec:
             error: line 36: spec.steps[1].goal: is empty; it says what the agent is to find out
             error: line 37: spec.steps[1].tools[0]: unknown tool "kubctl"; did you mean "kubectl"?
             error: line 37: spec.steps[1].tools[1]: unknown tool "prometheus"; did you mean "promql"?
-            error: line 37: spec.steps[1].tools[2]: the configuration lists no MCP server "gti"; did you mean "mcp:git"?
+            error: line 37: spec.steps[1].tools[2]: "g.t" is not an MCP server's name: use 1 to 32 letters, digits, `-` and `_`, as in mcp:tickets
             error: line 37: spec.steps[1].tools[3]: expected a string, found the number 5; write "5", in quotes
             error: line 38: spec.steps[1].timeout_minutes: expected a whole number, found the string "5"; remove the quotes
             error: line 39: spec.steps[1].command: "command" is a field of cli steps; this step's type is agent

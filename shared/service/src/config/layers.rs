@@ -9,6 +9,10 @@ use toml::{Table, Value};
 
 use super::{Problem, nearest, variable};
 
+/// Sections that hold sections by names of the operator's own: they have no variables, and each is checked by its
+/// reader.
+const BY_NAME: [&str; 2] = ["sources", "tools.mcp"];
+
 /// The file that the operator named: its values, and their lines for errors.
 #[derive(Default)]
 pub(super) struct FileLayer {
@@ -92,11 +96,15 @@ impl Layers {
         let mut known_keys = Vec::new();
         let mut known_variables = Vec::new();
         for (section, keys) in &self.defaults {
-            if section == "sources" {
+            if BY_NAME.contains(&section.as_str()) {
                 continue;
             }
             for key in keys.as_table().into_iter().flat_map(Table::keys) {
-                known_keys.push(format!("{section}.{key}"));
+                let full = format!("{section}.{key}");
+                if BY_NAME.contains(&full.as_str()) {
+                    continue;
+                }
+                known_keys.push(full);
                 // A table of sections has no variable.
                 if !(section == "llm" && key == "prices") {
                     known_variables.push(variable(section, key));
@@ -104,7 +112,7 @@ impl Layers {
             }
         }
         for (section, keys) in self.file.values.clone() {
-            if section == "sources" {
+            if BY_NAME.contains(&section.as_str()) {
                 continue;
             }
             let Value::Table(keys) = keys else {
@@ -120,7 +128,7 @@ impl Layers {
             }
             for key in keys.keys() {
                 let full = format!("{section}.{key}");
-                if !known_keys.contains(&full) {
+                if !known_keys.contains(&full) && !BY_NAME.contains(&full.as_str()) {
                     self.unknown_in_file(&full, "key", &known_keys);
                 }
             }
@@ -133,11 +141,53 @@ impl Layers {
                 "prices are configured in the file".to_owned()
             } else if name.starts_with("FIST_SOURCES_") {
                 "sources are configured in the file; put their secrets in files that bearer_token_file and hmac_secret_file name".to_owned()
+            } else if name.starts_with("FIST_TOOLS_MCP_") {
+                "MCP servers are configured in the file; put their secrets in files that bearer_token_file and env_files name".to_owned()
             } else {
                 unknown("variable", nearest(name, &known_variables))
             };
             self.problems.push(Problem::new(name, None, text));
         }
+    }
+
+    /// The file's sections below `parent`, each with its full name, by the operator's own. `name_rule` says what a
+    /// name is, to whom `is_name` refuses.
+    pub(super) fn by_name(
+        &mut self,
+        parent: &str,
+        is_name: fn(&str) -> bool,
+        name_rule: &str,
+    ) -> Vec<(String, String, Table)> {
+        let mut value = Some(Value::Table(self.file.values.clone()));
+        for part in parent.split('.') {
+            value = value.and_then(|outer| outer.get(part).cloned());
+        }
+        let configured = match value {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(_) => {
+                let problem =
+                    Problem::new(parent, None, format!("must be sections, written [{parent}.NAME]"));
+                let place = self.file.place(parent);
+                self.problems.push(problem.at(&place));
+                Table::new()
+            }
+        };
+        let mut sections = Vec::new();
+        for (name, value) in configured {
+            let path = format!("{parent}.{name}");
+            let message = match value {
+                _ if !is_name(&name) => name_rule.to_owned(),
+                Value::Table(table) => {
+                    sections.push((name, path, table));
+                    continue;
+                }
+                _ => format!("must be a section, written [{path}]"),
+            };
+            let place = self.file.place(&path);
+            self.problems.push(Problem::new(&path, None, message).at(&place));
+        }
+        sections
     }
 
     pub(super) fn unknown_in_file(&mut self, name: &str, what: &str, known: &[String]) {

@@ -17,6 +17,7 @@ mod ingest;
 mod kubernetes;
 mod layers;
 mod log;
+mod mcp;
 mod nats;
 mod prices;
 mod reader;
@@ -37,6 +38,7 @@ pub use http::{Health, Http, Shutdown};
 pub use ingest::Ingest;
 pub use kubernetes::Kubernetes;
 pub use log::{Format, Log};
+pub use mcp::{McpSecrets, McpServer, McpTransport};
 pub use nats::Nats;
 pub use prices::Price;
 pub use scheduler::Scheduler;
@@ -192,6 +194,7 @@ impl Config {
             database: Database::read(&mut Section::top(&mut layers, "database")),
             log: Log::read(&mut Section::top(&mut layers, "log")),
         };
+        config.tools.mcp = mcp::read(&mut layers);
         config.unreadable = std::mem::take(&mut layers.unreadable);
         (config, layers)
     }

@@ -327,6 +327,20 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The same, whose values no error and no log shows.
+    pub(super) fn table_hidden(&mut self, key: &str) -> BTreeMap<String, Secret> {
+        let given = self.given(key);
+        let texts = given.value.as_table().and_then(|table| {
+            let secret =
+                |(name, value): (&String, &Value)| Some((name.clone(), Secret::new(value.as_str()?)));
+            table.iter().map(secret).collect::<Option<_>>()
+        });
+        texts.unwrap_or_else(|| {
+            self.problem_hidden(key, "must be a table of texts, such as { a = \"b\" }");
+            BTreeMap::new()
+        })
+    }
+
     /// An address to listen at: `HOST:PORT`, port 0 for a free one.
     pub(super) fn listen(&mut self, key: &str) -> String {
         let given = self.given(key);

@@ -54,38 +54,13 @@ const SHAPE: &str = "sources.<name>";
 const MAPPING_SHAPE: &str = "sources.<name>.mapping";
 
 pub(super) fn read(layers: &mut Layers) -> BTreeMap<String, Source> {
-    let configured = match layers.file.values.get("sources") {
-        None => Table::new(),
-        Some(Value::Table(table)) => table.clone(),
-        Some(_) => {
-            let place = layers.file.place("sources");
-            layers
-                .problems
-                .push(Problem::new("sources", None, "must be sections, written [sources.NAME]").at(&place));
-            Table::new()
-        }
-    };
+    let configured = layers.by_name(
+        "sources",
+        is_source_name,
+        "a source's name is letters, digits, - and _, since it stands in addresses and subjects",
+    );
     let mut sources = BTreeMap::new();
-    for (name, value) in configured {
-        let path = format!("sources.{name}");
-        let place = layers.file.place(&path);
-        if !is_source_name(&name) {
-            layers.problems.push(
-                Problem::new(
-                    &path,
-                    None,
-                    "a source's name is letters, digits, - and _, since it stands in addresses and subjects",
-                )
-                .at(&place),
-            );
-            continue;
-        }
-        let Value::Table(mut table) = value else {
-            layers
-                .problems
-                .push(Problem::new(&path, None, format!("must be a section, written [{path}]")).at(&place));
-            continue;
-        };
+    for (name, path, mut table) in configured {
         let mapping = table.remove("mapping");
         let (mut defaults, mapping_defaults) = defaults_of(layers);
         defaults.remove("mapping");

@@ -42,11 +42,9 @@ fn the_defaults_are_the_documented_ones() {
 
 #[test]
 fn every_key_is_documented_and_read_and_no_other() {
-    let file = FileLayer::parse(
-        "fist.toml",
-        "[sources.any.mapping]\n[llm.prices.any]\ninput = 1\noutput = 1",
-    )
-    .unwrap();
+    let text = "[sources.any.mapping]\n[llm.prices.any]\ninput = 1\noutput = 1\n\
+                [tools.mcp.any]\ncommand = \"any\"\ntools = [\"any\"]";
+    let file = FileLayer::parse("fist.toml", text).unwrap();
     let (_, layers) = Config::read(file, std::iter::empty());
     assert_eq!(layers.problems, []);
     let (sections, keys) = keys();
@@ -85,7 +83,9 @@ fn the_keys_listed_are_those_that_toml_sees() {
             let is_section =
                 DEFAULTS.contains(&format!("\n[{}]\n", path.replace('<', "\"<").replace('>', ">\"")));
             match value {
-                toml::Value::Table(inner) if is_section || path == "sources" || path == "llm.prices" => {
+                toml::Value::Table(inner)
+                    if is_section || ["sources", "llm.prices", "tools.mcp"].contains(&path.as_str()) =>
+                {
                     count(inner, &format!("{path}."), found);
                 }
                 _ => found.push(path),
@@ -468,14 +468,111 @@ fn variables_of_others_are_left_alone() {
 #[test]
 fn the_shipped_file_is_itself_a_valid_configuration() {
     // As an operator would begin: copy it, and give the source a name.
-    let copied = DEFAULTS.replace("\"<name>\"", "grafana");
+    // And as an MCP server must: say what it runs and which tools may be used.
+    let copied = DEFAULTS
+        .replace("\"<name>\"", "grafana")
+        .replace("\ncommand = \"\"\n", "\ncommand = \"mcp-grafana\"\n")
+        .replace("\ntools = []\n", "\ntools = [\"query\"]\n");
     let config = read(&copied, &[]).unwrap();
+    assert!(config.sources.contains_key("grafana") && config.tools.mcp.contains_key("grafana"));
     assert_eq!(
         Config {
             sources: BTreeMap::new(),
+            tools: Tools {
+                mcp: BTreeMap::new(),
+                ..config.tools
+            },
             ..config
         },
         Config::default()
+    );
+}
+
+#[test]
+fn mcp_servers_have_defaults_and_secrets_that_are_read_when_they_are_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    let file = format!(
+        "[tools.mcp.tickets]\nurl = \"https://mcp.example.com/mcp\"\nbearer_token_file = {token:?}\n\
+         tools = [\"search.issues\"]\ntimeout_ms = 5000\n\
+         [tools.mcp.git]\ncommand = \"git-mcp\"\nargs = [\"--ro\"]\nenv = {{ LEVEL = \"hunter2\" }}\n\
+         env_files = {{ TOKEN = {token:?} }}\ntools = [\"log\"]\n"
+    );
+    // Not there yet, which is no mistake: this process may be another service.
+    let config = read(&file, &[]).unwrap();
+    config.require_secrets().unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let (tickets, git) = (&config.tools.mcp["tickets"], &config.tools.mcp["git"]);
+    assert_eq!(
+        (
+            tickets.connect_timeout_ms,
+            tickets.timeout_ms,
+            tickets.output_bytes_max
+        ),
+        (20_000, 5000, 32_768)
+    );
+    assert_eq!(
+        McpServer::offered_name("tickets", &tickets.tools[0]),
+        "mcp_tickets_search_issues"
+    );
+    let error = git.secrets().unwrap_err();
+    assert!(
+        error.starts_with("env_files.TOKEN = ") && error.contains("cannot be opened"),
+        "{error}"
+    );
+    std::fs::write(&token, "one\n").unwrap();
+    assert_eq!(tickets.secrets().unwrap().bearer_token, Some(Secret::new("one")));
+    std::fs::write(&token, "two\n").unwrap();
+    assert_eq!(git.secrets().unwrap().env["TOKEN"], Secret::new("two"));
+}
+
+#[test]
+fn mistakes_in_mcp_servers_are_named() {
+    check(
+        r#"
+[tools.mcp.both]
+command = "server"
+url = "https://me:hunter2@example.com"
+tools = ["a"]
+[tools.mcp.neither]
+bearer_token = "hunter2"
+bearer_token_file = "/token"
+[tools.mcp.a]
+command = "server"
+bearer_token = "hunter2"
+env = { "A B" = "hunter2", C = "hunter2" }
+env_files = { C = "/c" }
+tools = ["b_c", "b.c", "a_name_that_nobody_would_ever_think_of_giving_to_a_tool_of_his_own"]
+[tools.mcp.a_b]
+url = "mcp.example.com"
+args = ["--x"]
+tools = ["c"]
+tool = ["c"]
+[tools.mcp."a b"]
+[tools.mcp]
+flat = 1
+"#,
+        &[("FIST_TOOLS_MCP_A_URL", "x")],
+        expect![[r#"
+            the configuration has 17 errors:
+              FIST_TOOLS_MCP_A_URL: MCP servers are configured in the file; put their secrets in files that bearer_token_file and env_files name
+              fist.toml:20: tools.mcp.a b: a server's name is 1 to 32 letters, digits, - and _, since it is part of its tools' names
+              fist.toml:22: tools.mcp.flat: must be a section, written [tools.mcp.flat]
+              fist.toml:11: tools.mcp.a.bearer_token = (hidden): belongs to url, which is not set; remove it
+              fist.toml:12: tools.mcp.a.env = (hidden): must, as env_files, name variables by letters, digits and _, with no digit first
+              fist.toml:12: tools.mcp.a.env = (hidden): has C, as env_files has; keep one of the two
+              fist.toml:14: tools.mcp.a.tools = ["b_c", "b.c", "a_name_that_nobody_would_ever_think_of_giving_to_a_tool_of_his_o…: "b.c" and "b_c" of tools.mcp.a would have the same name for models, mcp_a_b_c; leave one out, or name a server otherwise
+              fist.toml:14: tools.mcp.a.tools = ["b_c", "b.c", "a_name_that_nobody_would_ever_think_of_giving_to_a_tool_of_his_o…: "a_name_that_nobody_would_ever_think_of_giving_to_a_tool_of_his_own" is too long: models would call it mcp_a_a_name_that_nobody_would_ever_think_of_giving_to_a_tool_of_his_own, and the vendors accept 64 characters, which leaves 58 for it; give the server a shorter name
+              fist.toml:19: tools.mcp.a_b.tool: unknown key; did you mean tools.mcp.a_b.tools?
+              fist.toml:17: tools.mcp.a_b.args = (hidden): belongs to command, which is not set; remove it
+              fist.toml:16: tools.mcp.a_b.url = (hidden): must be an address that begins with http:// or https://
+              fist.toml:18: tools.mcp.a_b.tools = ["c"]: "c" and "b.c" of tools.mcp.a would have the same name for models, mcp_a_b_c; leave one out, or name a server otherwise
+              fist.toml:4: tools.mcp.both.url = (hidden): is set together with command; keep one of the two
+              fist.toml:4: tools.mcp.both.url = (hidden): must not hold a password; use bearer_token_file
+              tools.mcp.neither.command = "": is not set, nor is url; set the one by which the server is reached
+              fist.toml:7: tools.mcp.neither.bearer_token = (hidden): is set together with bearer_token_file; keep one of the two
+              tools.mcp.neither.tools = []: must name 1 to 64 tools of the server that only read
+        "#]],
     );
 }
 

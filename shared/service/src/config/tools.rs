@@ -1,6 +1,8 @@
 //! `[tools]` and `[fix]`: what agents may look at, and what may be changed.
 
+use super::mcp::McpServer;
 use super::reader::Section;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The tools of agents. `config.default.toml` says what each key means.
@@ -17,6 +19,8 @@ pub struct Tools {
     pub kubectl_namespaces: Vec<String>,
     pub redact: Vec<String>,
     pub redact_env: Vec<String>,
+    /// By name.
+    pub mcp: BTreeMap<String, McpServer>,
 }
 
 impl Tools {
@@ -32,6 +36,7 @@ impl Tools {
             kubectl_namespaces: section.list("kubectl_namespaces"),
             redact: section.list("redact"),
             redact_env: section.list("redact_env"),
+            mcp: BTreeMap::new(),
         };
         if !is_http_url(&tools.prometheus_url) {
             section.problem(

@@ -174,7 +174,7 @@ fn is_quantity(text: &str) -> bool {
 
 fn agent(object: &mut Object, policy: &Policy) -> Option<AgentStep> {
     let goal = object.needed_text("goal", "it says what the agent is to find out");
-    let tools = tools(object, policy);
+    let tools = tools(object);
     let llm_config = object
         .object("llm_config")
         .map(|object| llm_config(object, policy));
@@ -190,7 +190,7 @@ fn agent(object: &mut Object, policy: &Policy) -> Option<AgentStep> {
     })
 }
 
-fn tools(object: &mut Object, policy: &Policy) -> Vec<Tool> {
+fn tools(object: &mut Object) -> Vec<Tool> {
     let mut found: Vec<Tool> = Vec::new();
     let mut seen = BTreeSet::new();
     let path = object.path_of("tools");
@@ -207,7 +207,7 @@ fn tools(object: &mut Object, policy: &Policy) -> Vec<Tool> {
         let Some(name) = text_of(object.sink, &path, item) else {
             continue;
         };
-        match tool(&name, policy) {
+        match tool(&name) {
             Ok(_) if !seen.insert(name.clone()) => {
                 object.sink.warning(&path, format!("\"{name}\" is listed twice"));
             }
@@ -223,34 +223,20 @@ fn tools(object: &mut Object, policy: &Policy) -> Vec<Tool> {
     found
 }
 
-fn tool(name: &str, policy: &Policy) -> Result<Tool, String> {
-    let servers: Vec<String> = policy
-        .mcp_servers
-        .iter()
-        .map(|server| format!("mcp:{server}"))
-        .collect();
-    let known: Vec<&str> = Tool::NAMES
-        .into_iter()
-        .chain(servers.iter().map(String::as_str))
-        .collect();
-    match name.parse::<Tool>() {
-        Ok(Tool::Mcp(server)) if !policy.mcp_servers.contains(&server) => {
-            let hint = did_you_mean(name, "the tools are", &known);
-            Err(format!(
-                "the configuration lists no MCP server \"{server}\"; {hint}"
-            ))
+fn tool(name: &str) -> Result<Tool, String> {
+    name.parse::<Tool>().map_err(|reason| {
+        if name.starts_with("mcp:") {
+            return reason;
         }
-        Ok(tool) => Ok(tool),
-        Err(_) => {
-            let hint = match name.to_lowercase().as_str() {
-                "prometheus" | "prom" | "metrics" => "did you mean \"promql\"?".to_owned(),
-                "http" | "wget" | "fetch" => "did you mean \"curl\"?".to_owned(),
-                "kubernetes" | "k8s" => "did you mean \"kubectl\"?".to_owned(),
-                _ => did_you_mean(name, "the tools are", &known),
-            };
-            Err(format!("unknown tool \"{name}\"; {hint}"))
-        }
-    }
+        let hint = match name.to_lowercase().as_str() {
+            "prometheus" | "prom" | "metrics" => "did you mean \"promql\"?".to_owned(),
+            "http" | "wget" | "fetch" => "did you mean \"curl\"?".to_owned(),
+            "kubernetes" | "k8s" => "did you mean \"kubectl\"?".to_owned(),
+            "mcp" => "name its server too, as in mcp:tickets".to_owned(),
+            _ => did_you_mean(name, "the tools are", &Tool::NAMES),
+        };
+        format!("unknown tool \"{name}\"; {hint}")
+    })
 }
 
 fn conditional(object: &mut Object) -> Option<ConditionalStep> {

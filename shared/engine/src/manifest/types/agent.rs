@@ -141,14 +141,28 @@ impl FromStr for Tool {
             "promql" => Ok(Tool::Promql),
             "curl" => Ok(Tool::Curl),
             other => match other.strip_prefix("mcp:") {
-                Some(server) if !server.is_empty() => Ok(Tool::Mcp(server.to_owned())),
-                _ => Err(format!(
-                    "unknown tool \"{other}\"; the tools are {}",
+                Some(server) if is_mcp_server(server) => Ok(Tool::Mcp(server.to_owned())),
+                Some(server) => Err(format!(
+                    "\"{server}\" is not an MCP server's name: use 1 to {MCP_SERVER_CHARS_MAX} letters, digits, `-` and `_`, \
+                     as in mcp:tickets"
+                )),
+                None => Err(format!(
+                    "unknown tool \"{other}\"; the tools are {}, mcp:<server>",
                     Tool::NAMES.join(", ")
                 )),
             },
         }
     }
+}
+
+/// Characters of an MCP server's name: with `mcp_`, the tool's own name and the 64 that models' vendors allow, 27
+/// are left for the tool at least.
+const MCP_SERVER_CHARS_MAX: usize = 32;
+
+/// Whether the configuration could list a server of this name. Whether it does is known to the runner alone.
+fn is_mcp_server(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=MCP_SERVER_CHARS_MAX).contains(&name.len()) && name.chars().all(is_allowed)
 }
 
 impl TryFrom<String> for Tool {

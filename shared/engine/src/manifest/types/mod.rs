@@ -177,6 +177,30 @@ mod tests {
     }
 
     #[test]
+    fn an_mcp_server_is_a_tool_where_its_name_can_be_one() {
+        let longest = format!("mcp:{}", "a".repeat(32));
+        for name in ["mcp:git", "mcp:Tickets_2-eu", longest.as_str()] {
+            assert_eq!(name.parse::<Tool>().unwrap().to_string(), name);
+        }
+        let too_long = format!("{longest}a");
+        for name in [
+            "mcp:",
+            "mcp:a b",
+            "mcp:a.b",
+            "mcp:a:b",
+            "mcp:gît",
+            too_long.as_str(),
+        ] {
+            let error = name.parse::<Tool>().unwrap_err();
+            assert!(
+                error.contains("is not an MCP server's name: use 1 to 32 letters"),
+                "{error}"
+            );
+        }
+        assert!("mcp".parse::<Tool>().unwrap_err().contains("mcp:<server>"));
+    }
+
+    #[test]
     fn another_provider_does_not_inherit_model_address_or_key() {
         let base = LlmConfig {
             provider: Some(Provider::Anthropic),
