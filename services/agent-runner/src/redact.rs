@@ -6,7 +6,7 @@
 //!   whether two were the same. The tag tells nothing else: it is a keyed digest, and the key never leaves the process.
 //! - It errs towards hiding: a hidden harmless value costs a question, a shown secret cannot be taken back.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 use hmac::{Hmac, KeyInit, Mac};
 use regex::{Captures, Regex};
@@ -326,6 +326,12 @@ fn replaced<'t>(text: Cow<'t, str>, regex: &Regex, by: impl Fn(&Captures<'_>) ->
     }
 }
 
+/// `text` without the tags: what deployments with different keys agree on.
+pub fn untagged(text: &str) -> String {
+    static TAG: LazyLock<Regex> = LazyLock::new(|| known(r"(\[REDACTED:[a-z-]+)#[0-9a-f]{4}\]"));
+    TAG.replace_all(text, "$1]").into_owned()
+}
+
 /// What stands for no value, for a reference to one, or was redacted before.
 fn is_harmless(value: &str) -> bool {
     let is_word = [
@@ -354,12 +360,6 @@ mod tests {
             [&Secret::new("own-operator-key")],
         )
         .unwrap()
-    }
-
-    /// The same with every tag as `#`.
-    fn untagged(text: &str) -> String {
-        let tag = Regex::new(r"(\[REDACTED:[a-z-]+)#[0-9a-f]{4}\]").unwrap();
-        tag.replace_all(text, "$1##]").into_owned()
     }
 
     /// Texts with a secret, and the secret.
@@ -471,8 +471,8 @@ mod tests {
         assert_eq!(
             untagged(&redacted.to_string()),
             json!({
-                "password": "[REDACTED:value##]", "pod": "web", "n": 1,
-                "nested": [{"kind": "Secret", "data": {"a": "[REDACTED:secret-data##]"}}, "token=[REDACTED:value##]"],
+                "password": "[REDACTED:value]", "pod": "web", "n": 1,
+                "nested": [{"kind": "Secret", "data": {"a": "[REDACTED:secret-data]"}}, "token=[REDACTED:value]"],
             })
             .to_string()
         );
@@ -483,8 +483,8 @@ mod tests {
         let text = "apiVersion: v1\ndata:\n  a: aHVudGVyMg==\n\n  b: |\n    more\nkind: Secret\nmetadata:\n  name: db\n";
         assert_eq!(
             untagged(&redactor().text(text)),
-            "apiVersion: v1\ndata:\n  a: [REDACTED:secret-data##]\n\n  b: [REDACTED:secret-data##]\n    \
-             [REDACTED:secret-data##]\nkind: Secret\nmetadata:\n  name: db\n"
+            "apiVersion: v1\ndata:\n  a: [REDACTED:secret-data]\n\n  b: [REDACTED:secret-data]\n    \
+             [REDACTED:secret-data]\nkind: Secret\nmetadata:\n  name: db\n"
         );
     }
 

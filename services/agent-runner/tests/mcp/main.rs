@@ -14,7 +14,7 @@ use std::{
 
 use agent_runner::{
     llm::ToolSpec,
-    redact::Redactor,
+    redact::{Redactor, untagged},
     tools::{Given, Surroundings, Toolbox, mcp},
 };
 use axum::{
@@ -193,7 +193,7 @@ async fn allowed_tools_are_offered_and_called() {
     );
     let say = step.spec("mcp_talk_say");
     assert_eq!(
-        say.description,
+        untagged(&say.description),
         "The tool `say` of the MCP server `talk`. Says what it is told. password=[REDACTED:value]"
     );
     assert_eq!(say.schema["properties"]["text"]["maxLength"], 1000);
@@ -205,7 +205,7 @@ async fn allowed_tools_are_offered_and_called() {
         )
         .await;
     assert_eq!(
-        (given.text.as_str(), given.outcome),
+        (untagged(&given.text).as_str(), given.outcome),
         ("hello, token=[REDACTED:value]", "ok")
     );
     assert_eq!(
@@ -333,7 +333,7 @@ async fn a_server_that_ends_is_started_again_a_few_times() {
         let given = step.call("mcp_talk_say", json!({"text": "here"})).await;
         assert_eq!(given.text, "here");
         assert_eq!(
-            step.said("mcp_talk_exit").await,
+            untagged(&step.said("mcp_talk_exit").await),
             "failed: failed: the server's program ended (exit status: 3) after it said: out of luck, \
              password=[REDACTED:value]"
         );

@@ -132,6 +132,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::redact::untagged;
 
     fn told(tool: Value) -> String {
         let tool: Tool = serde_json::from_value(tool).unwrap();
@@ -148,7 +149,7 @@ mod tests {
             "anyOf": [{"required": ["a"]}], "properties": {"token": {"type": "string", "default": "hunter2"}},
         }});
         assert_eq!(
-            told(tool),
+            untagged(&told(tool)),
             "The tool `log` of the MCP server `git`. by [REDACTED:configured]\n{\"properties\":{\"token\":\
              {\"type\":\"string\",\"default\":\"[REDACTED:configured]\"}},\"type\":\"object\"}"
         );
