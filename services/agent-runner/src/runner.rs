@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     agent::{Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal},
+    artefacts::{Earlier, InLog},
     kubernetes::{Investigator, KeyError, Kubernetes, OwnKey},
     llm,
     redact::Redactor,
@@ -98,6 +99,13 @@ impl<L: Log> Runner<L> {
             namespace => namespace,
         };
         let agent = &self.config.agent;
+        let earlier: Arc<dyn Earlier> = Arc::new(InLog {
+            log: self.tasks.log.clone(),
+            blobs: self.tasks.blobs.clone(),
+            namespace: task.namespace.clone(),
+            execution: task.execution,
+            steps: work.earlier.clone(),
+        });
         let toolbox = Toolbox::from_config(
             &work.tools,
             &Surroundings {
@@ -107,6 +115,8 @@ impl<L: Log> Runner<L> {
                 env: &work.env,
                 namespace,
                 investigator: self.investigator.as_ref(),
+                earlier: Some(&earlier),
+                redactor,
             },
         );
         let toolbox = match toolbox {
