@@ -7,7 +7,7 @@
 //! - What is not shown is said: which lines of how many, what was cut, what was never kept.
 
 use std::{
-    collections::BTreeSet,
+    collections::VecDeque,
     fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -214,8 +214,7 @@ impl ReadFile {
             Arc::clone(&self.last),
             step.step.to_string(),
         );
-        // Megabytes take seconds to be searched for secrets. Where the call is given up meanwhile, the next finds
-        // the result.
+        // A large text takes a while to be searched for secrets.
         let read = move || {
             let read = Read {
                 step: name,
@@ -335,117 +334,128 @@ impl Window {
 }
 
 fn shown(read: &Read, window: &Window, head: &str, output_bytes_max: usize) -> String {
-    let lines: Vec<&str> = read.text.lines().collect();
+    // Lines are never collected: a text of nothing but line ends would take many times its size.
+    let text = &*read.text;
+    let count = text.lines().count();
     let first = match window.from_line {
         from_end if from_end < 0 => {
             let back = usize::try_from(from_end.unsigned_abs()).unwrap_or(usize::MAX);
-            lines.len().saturating_sub(back)
+            count.saturating_sub(back)
         }
         from => usize::try_from(from - 1).unwrap_or(usize::MAX),
     };
-    let budget = Budget {
-        bytes: output_bytes_max.saturating_sub(NOTES_BYTES),
+    let page = Page {
+        body: String::new(),
+        bytes_left: output_bytes_max.saturating_sub(NOTES_BYTES),
         line_bytes_max: output_bytes_max / LINE_PART,
+        next: 0,
     };
-    let total = format!("{} lines, {} bytes", lines.len(), read.text.len());
     let (told, body) = match &window.grep {
-        _ if lines.is_empty() => ("it is empty".to_owned(), String::new()),
-        _ if first >= lines.len() => (format!("there is no line {}", window.from_line), String::new()),
-        Some((regex, context)) => matching(&lines, first, window.lines, regex, *context, budget),
-        None => plain(&lines, first, window.lines, budget),
+        _ if count == 0 => ("it is empty".to_owned(), String::new()),
+        _ if first >= count => (format!("there is no line {}", window.from_line), String::new()),
+        Some((regex, context)) => matching(text, first, window.lines, regex, *context, page),
+        None => plain(text, first, window.lines, count, page),
     };
-    let mut text = format!("{head}, {total}: {told}");
+    let mut shown = format!("{head}, {count} lines, {} bytes: {told}", text.len());
     for note in read.notes.iter() {
         // Writing into a String cannot fail.
-        let _ = write!(text, "\n({note})");
+        let _ = write!(shown, "\n({note})");
     }
     if !body.is_empty() {
-        let _ = write!(text, "\n{}", body.trim_end_matches('\n'));
+        let _ = write!(shown, "\n{}", body.trim_end_matches('\n'));
     }
-    text
+    shown
 }
 
-/// The bytes that lines may still take.
-struct Budget {
-    bytes: usize,
+/// Lines that are shown, within what a result may hold.
+struct Page {
+    body: String,
+    bytes_left: usize,
     line_bytes_max: usize,
+    /// The line after the last one that is shown, from 0.
+    next: usize,
 }
 
-impl Budget {
+impl Page {
     /// Adds a line with its number, from 0. False where it does not fit: there is always room for one.
-    fn add(&mut self, body: &mut String, at: usize, mark: char, line: &str) -> bool {
+    fn add(&mut self, at: usize, mark: char, line: &str) -> bool {
+        let is_first = self.body.is_empty();
+        let gap = if is_first || at == self.next { "" } else { "--\n" };
         let end = line.floor_char_boundary(self.line_bytes_max);
-        let mut text = format!("{}{mark} {}", at + 1, &line[..end]);
+        let mut text = format!("{gap}{}{mark} {}", at + 1, &line[..end]);
         if end < line.len() {
             let _ = write!(text, "… [{} bytes of this line cut]", line.len() - end);
         }
         text.push('\n');
-        if text.len() > self.bytes && !body.is_empty() {
+        if text.len() > self.bytes_left && !is_first {
             return false;
         }
-        self.bytes = self.bytes.saturating_sub(text.len());
-        body.push_str(&text);
+        self.bytes_left = self.bytes_left.saturating_sub(text.len());
+        self.body.push_str(&text);
+        self.next = at + 1;
         true
     }
 }
 
-fn plain(lines: &[&str], first: usize, count: usize, mut budget: Budget) -> (String, String) {
-    let mut body = String::new();
-    let mut end = first;
-    for (at, line) in lines.iter().enumerate().skip(first).take(count) {
-        if !budget.add(&mut body, at, ':', line) {
+fn plain(text: &str, first: usize, lines: usize, count: usize, mut page: Page) -> (String, String) {
+    for (at, line) in text.lines().enumerate().skip(first).take(lines) {
+        if !page.add(at, ':', line) {
             break;
         }
-        end = at + 1;
     }
-    let mut told = format!("lines {} to {end}", first + 1);
-    if end < lines.len() {
-        let _ = write!(told, "; more with from_line={}", end + 1);
+    let mut told = format!("lines {} to {}", first + 1, page.next);
+    if page.next < count {
+        let _ = write!(told, "; more with from_line={}", page.next + 1);
     }
-    (told, body)
+    (told, page.body)
 }
 
+/// The first `count` lines from `first` on that match, with their neighbours.
 fn matching(
-    lines: &[&str],
+    text: &str,
     first: usize,
     count: usize,
     regex: &Regex,
     context: usize,
-    mut budget: Budget,
+    mut page: Page,
 ) -> (String, String) {
-    let found: Vec<usize> = (first..lines.len())
-        .filter(|at| regex.is_match(lines[*at]))
-        .collect();
-    let mut body = String::new();
-    // Lines before this one are shown already.
-    let mut next = 0;
-    let mut last_shown = None;
-    let matches: BTreeSet<usize> = found.iter().copied().collect();
-    'matches: for at in found.iter().take(count) {
-        let from = at.saturating_sub(context).max(next);
-        let to = at.saturating_add(context).min(lines.len() - 1);
-        if from > next && !body.is_empty() {
-            body.push_str("--\n");
+    let mut before: VecDeque<(usize, &str)> = VecDeque::new();
+    let mut neighbours_left = 0;
+    let (mut total, mut shown, mut last_shown) = (0_usize, 0, first);
+    let mut is_full = false;
+    for (at, line) in text.lines().enumerate() {
+        let is_match = at >= first && regex.is_match(line);
+        total += usize::from(is_match);
+        if is_full {
+            continue;
         }
-        for (line_at, line) in lines.iter().enumerate().take(to + 1).skip(from) {
-            let mark = if matches.contains(&line_at) { ':' } else { '-' };
-            if !budget.add(&mut body, line_at, mark, line) {
-                break 'matches;
+        let is_wanted = is_match && shown < count;
+        if is_wanted {
+            is_full = before.drain(..).any(|(at, line)| !page.add(at, '-', line));
+            neighbours_left = context + 1;
+        }
+        if neighbours_left > 0 {
+            neighbours_left -= 1;
+            is_full = is_full || !page.add(at, if is_match { ':' } else { '-' }, line);
+            if is_match && !is_full {
+                shown += 1;
+                last_shown = at;
             }
-            if mark == ':' {
-                last_shown = Some(line_at);
+        } else {
+            before.push_back((at, line));
+            if before.len() > context {
+                before.pop_front();
             }
-            next = line_at + 1;
         }
     }
-    let is_shown = |at: &&usize| last_shown.is_some_and(|last| **at <= last);
-    let shown = found.iter().filter(is_shown).count();
-    let mut told = match found.len() {
+    let mut told = match total {
         0 => format!("no line from {} on matches", first + 1),
         total => format!("{shown} of {total} lines that match from {} on", first + 1),
     };
-    if let (true, Some(last)) = (shown < found.len(), last_shown) {
-        let _ = write!(told, "; more with from_line={}", last + 2);
+    if shown == 0 && total > 0 {
+        told.push_str("; the lines before the first fill the result, so ask for less context");
+    } else if shown < total {
+        let _ = write!(told, "; more with from_line={}", last_shown + 2);
     }
-    (told, body)
+    (told, page.body)
 }
