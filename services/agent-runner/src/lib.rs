@@ -7,6 +7,7 @@
 //! - A task is acknowledged only after its fact is in the log.
 
 pub mod agent;
+pub mod artefacts;
 pub mod budget;
 pub mod evaluation;
 pub mod kubernetes;

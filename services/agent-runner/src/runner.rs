@@ -26,6 +26,7 @@ use crate::{
     agent::{
         BUDGET, Concluded, Investigation, Limits, findings::End, prompt::Opening, transcript::LogJournal,
     },
+    artefacts::{Earlier, InLog},
     budget::Budget,
     kubernetes::{Investigator, KeyError, Kubernetes, OwnKey},
     llm,
@@ -112,6 +113,13 @@ impl<L: Log> Runner<L> {
             namespace => namespace,
         };
         let agent = &self.config.agent;
+        let earlier: Arc<dyn Earlier> = Arc::new(InLog {
+            log: self.tasks.log.clone(),
+            blobs: self.tasks.blobs.clone(),
+            namespace: task.namespace.clone(),
+            execution: task.execution,
+            steps: work.earlier.clone(),
+        });
         let toolbox = Toolbox::from_config(
             &work.tools,
             &Surroundings {
@@ -121,6 +129,8 @@ impl<L: Log> Runner<L> {
                 env: &work.env,
                 namespace,
                 investigator: self.investigator.as_ref(),
+                earlier: Some(&earlier),
+                redactor,
             },
         );
         let (mut toolbox, servers) = match (toolbox, servers) {

@@ -46,6 +46,8 @@ async fn play(name: &str, goal: &str) {
         env: &Map::new(),
         namespace: "shop",
         investigator: None,
+        earlier: None,
+        redactor: &Redactor::new(&[], []).unwrap(),
     };
     let toolbox = Toolbox::from_config(&tools(name), &surroundings).unwrap();
     let (redactor, metrics) = (Redactor::new(&[], []).unwrap(), Metrics::new());

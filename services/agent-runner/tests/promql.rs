@@ -76,6 +76,8 @@ impl Prometheus {
                 env: &env,
                 namespace: "",
                 investigator: None,
+                earlier: None,
+                redactor: &Redactor::new(&[], []).unwrap(),
             },
         );
         Some(Self {
@@ -182,6 +184,8 @@ async fn a_server_that_is_away_is_explained() {
         env: &Map::new(),
         namespace: "",
         investigator: None,
+        earlier: None,
+        redactor: &Redactor::new(&[], []).unwrap(),
     };
     let toolbox = Toolbox::from_config(&["promql".to_owned()], &surroundings).unwrap();
     let redactor = Redactor::new(&[], []).unwrap();

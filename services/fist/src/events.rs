@@ -355,7 +355,7 @@ impl Teller {
     }
 }
 
-/// A tool's call as one would type it: `kubectl get pods`, `promql up`, `curl https://…`.
+/// A tool's call as one would type it: `kubectl get pods`, `promql up`, `read_file check`.
 pub fn shown_call(tool: &str, arguments: &Value) -> String {
     let words = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -369,7 +369,7 @@ pub fn shown_call(tool: &str, arguments: &Value) -> String {
     let Value::Object(arguments) = arguments else {
         return format!("{tool} {}", words(arguments));
     };
-    let main = ["args", "query", "url"]
+    let main = ["args", "query", "url", "step"]
         .into_iter()
         .find_map(|key| arguments.get(key).map(|value| (key, words(value))));
     let mut text = tool.to_owned();
@@ -498,6 +498,11 @@ mod tests {
                 "curl",
                 json!({"method": "HEAD", "url": "https://x"}),
                 "curl https://x method=HEAD",
+            ),
+            (
+                "read_file",
+                json!({"step": "check", "grep": "error"}),
+                "read_file check grep=error",
             ),
             ("other", json!("text"), "other text"),
         ] {

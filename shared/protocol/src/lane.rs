@@ -144,6 +144,37 @@ pub struct AgentWork {
     /// What started the execution, for the prompt: the alert as templates see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert: Option<Value>,
+    /// For an agent that may read what earlier steps left: the steps that have ended, in the workflow's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierStep>,
+}
+
+/// A step that had ended when a task was handed out, and where its output is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlierStep {
+    /// Which step.
+    pub step: StepName,
+    /// Its type as it is written: `cli`, `agent`, `conditional`.
+    #[serde(rename = "type")]
+    pub step_type: String,
+    /// How it ended.
+    pub status: StepStatus,
+    /// Where its output is.
+    pub left: Left,
+}
+
+/// Where the output of an ended step is. What a runner left is never copied: its fact has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Left {
+    /// In the `done` fact of this attempt.
+    Fact(Attempt),
+    /// Here: the scheduler settled the step itself.
+    Output(Value),
+    /// In a record of the lane, and too large to be copied; its bytes of JSON.
+    TooLarge(u64),
+    /// Nowhere: there is none.
+    Nothing,
 }
 
 /// Something the scheduler itself found out about a step.

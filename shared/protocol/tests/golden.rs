@@ -11,7 +11,7 @@ use protocol::{
     TimerId, Timestamp, WorkflowName,
     budget::{Reservation, Settled},
     ids::{AlertId, SourceName},
-    lane::{AgentWork, CliWork},
+    lane::{AgentWork, CliWork, EarlierStep, Left},
     live::{Live, Stream},
     turns::{ModelTurn, ToolCall, ToolTurn, Turn, Usage},
 };
@@ -197,8 +197,37 @@ fn the_lane() {
         fail_on_timeout: false,
         fix_namespace: "prod".into(),
         alert: Some(json!({ "name": "DiskFilling" })),
+        earlier: vec![],
     };
     check("work-agent", &agent);
+    let earlier = |step: &str, step_type: &str, status, left| EarlierStep {
+        step: StepName::new(step).unwrap(),
+        step_type: step_type.into(),
+        status,
+        left,
+    };
+    let reader = AgentWork {
+        goal: "read on".into(),
+        tools: vec!["read_file".into()],
+        earlier: vec![
+            earlier(
+                "check-disk",
+                "cli",
+                StepStatus::Succeeded,
+                Left::Fact(Attempt::FIRST),
+            ),
+            earlier(
+                "is-full",
+                "conditional",
+                StepStatus::Succeeded,
+                Left::Output(json!({ "condition_met": true })),
+            ),
+            earlier("clean", "cli", StepStatus::Skipped, Left::TooLarge(9000)),
+            earlier("tell", "cli", StepStatus::Skipped, Left::Nothing),
+        ],
+        ..AgentWork::default()
+    };
+    check("work-agent-earlier", &reader);
     let plan = LaneAction::Plan(vec![cli_task, task(TaskType::agent(), json!(agent))]);
     check(
         "lane-plan",

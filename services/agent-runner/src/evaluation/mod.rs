@@ -198,6 +198,8 @@ impl Evaluator {
                 env: &env,
                 namespace: &case.namespace,
                 investigator: None,
+                earlier: None,
+                redactor: &self.redactor,
             },
         )?;
         Ok(real.wrapped(|name, real| {

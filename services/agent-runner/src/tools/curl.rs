@@ -95,11 +95,7 @@ impl Tool for Curl {
 impl Curl {
     fn new(tools: &service::config::Tools, resolve: Resolve) -> Result<Self, String> {
         Ok(Self {
-            hosts: tools
-                .curl_allowed_hosts
-                .iter()
-                .map(|host| host.trim().to_ascii_lowercase())
-                .collect(),
+            hosts: tools.curl_allowed_hosts.iter().map(|host| listed(host)).collect(),
             networks: tools
                 .curl_allowed_networks
                 .iter()
@@ -244,6 +240,29 @@ impl Curl {
     }
 }
 
+/// An entry of the list in the form in which hosts are compared; as it is where it is no host.
+fn listed(entry: &str) -> String {
+    let entry = entry.trim().to_lowercase();
+    let (wildcard, name) = match entry.strip_prefix("*.") {
+        Some(name) => ("*.", name),
+        None => ("", entry.as_str()),
+    };
+    // An IPv6 address may stand in the list as in an address, or without brackets.
+    let name = match name.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => name.to_owned(),
+    };
+    let parsed = Url::parse(&format!("http://{name}/")).ok();
+    match parsed
+        .filter(|url| url.path() == "/" && url.port().is_none())
+        .as_ref()
+        .and_then(host)
+    {
+        Some(host) => format!("{wildcard}{host}"),
+        None => entry,
+    }
+}
+
 /// The host in the form in which it is compared: lower case, no final dot, no brackets.
 fn host(url: &Url) -> Option<String> {
     let host = url.host_str()?;
@@ -289,223 +308,4 @@ fn is_text(headers: &HeaderMap) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
-
-    use super::*;
-
-    fn curl(hosts: &[&str], networks: &[&str], resolved: &[(&'static str, &'static str)]) -> Curl {
-        let mut tools = service::Config::default().tools;
-        tools.curl_allowed_hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        tools.curl_allowed_networks = networks.iter().map(|network| (*network).to_owned()).collect();
-        tools.curl_bytes_max = 1024;
-        let table: Vec<(&str, IpAddr)> = resolved
-            .iter()
-            .map(|(name, ip)| (*name, ip.parse().unwrap()))
-            .collect();
-        let resolve: Resolve = Arc::new(move |host, port| {
-            let found = table.iter().filter(|(name, _)| *name == host);
-            let found: Vec<SocketAddr> = found.map(|(_, ip)| SocketAddr::new(*ip, port)).collect();
-            Box::pin(async move { Ok(found) })
-        });
-        Curl::new(&tools, resolve).unwrap()
-    }
-
-    async fn refused(curl: &Curl, url: &str) -> String {
-        match curl.request(url, Method::GET).await {
-            Err(ToolError::Refused(text)) => text,
-            other => panic!("{url}: {other:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn addresses_of_the_inside_are_refused_however_they_are_written() {
-        let names = [
-            ("inside.example.com", "10.0.0.5"),
-            ("loop.example.com", "127.0.0.1"),
-            ("mapped.example.com", "::ffff:127.0.0.1"),
-            ("six.example.com", "::1"),
-            ("meta.example.com", "169.254.169.254"),
-            ("mixed.example.com", "93.184.216.34"),
-            ("mixed.example.com", "192.168.1.1"),
-            ("named.example.org", "169.254.169.254"),
-        ];
-        let curl = curl(&["*.example.com", "named.example.org"], &[], &names);
-        for url in [
-            // Covered by the wildcard, and at home.
-            "http://inside.example.com/",
-            "http://loop.example.com/",
-            "http://mapped.example.com/",
-            "http://six.example.com/",
-            "https://meta.example.com/latest",
-            "http://mixed.example.com/",
-            "http://LOOP.EXAMPLE.COM/",
-            "http://loop.example.com./",
-            "http://named.example.org/",
-            // Loopback and metadata in all spellings.
-            "http://127.0.0.1/",
-            "http://127.1/",
-            "http://2130706433/",
-            "http://0x7f000001/",
-            "http://0x7f.1/",
-            "http://017700000001/",
-            "http://0177.0.0.1/",
-            "http://127.0.0.1.:80/",
-            "http://[::1]/",
-            "http://[::ffff:127.0.0.1]/",
-            "http://[::ffff:7f00:1]/",
-            "http://[0:0:0:0:0:0:0:1]/",
-            "http://[::]/",
-            "http://0.0.0.0/",
-            "http://0/",
-            "http://169.254.169.254/latest/meta-data/",
-            "http://0xa9fea9fe/",
-            "http://2852039166/",
-            "http://[::ffff:a9fe:a9fe]/",
-            "http://[fe80::1]/",
-            "http://[fd00:ec2::254]/",
-            "http://[64:ff9b::7f00:1]/",
-            "http://192.168.0.1/",
-            "http://10.0.0.1/",
-            "http://172.16.0.1/",
-            "http://１２７.0.0.1/",
-            "http://localhost/",
-            "http://localhost:8080/",
-            "http://LocalHost/",
-            // Not listed, and tricks with what is.
-            "http://evil.test/",
-            "http://example.com/",
-            "http://example.com.evil.test/",
-            "http://xexample.com/",
-            "http://a.example.com@127.0.0.1/",
-            "http://a.example.com:x@evil.test/",
-            "http://user@a.example.com/",
-            "http://127.0.0.1#a.example.com",
-            "http://127.0.0.1?a.example.com",
-            "http://127.0.0.1\\a.example.com",
-            "http://a.example.com%2eevil.test/",
-            "http://8.8.8.8/",
-            // Other schemes.
-            "file:///etc/passwd",
-            "ftp://a.example.com/",
-            "gopher://127.0.0.1:6379/_x",
-            "data:text/plain,x",
-            "/etc/passwd",
-            "javascript:1",
-            "",
-        ] {
-            refused(&curl, url).await;
-        }
-        assert!(
-            refused(&curl, "http://inside.example.com/")
-                .await
-                .contains("at a private address")
-        );
-        assert!(
-            refused(&curl, "http://meta.example.com/")
-                .await
-                .contains("link-local")
-        );
-    }
-
-    /// A server on loopback.
-    async fn server() -> u16 {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let to = |target: String| get(move || async move { (StatusCode::FOUND, [("location", target)]) });
-        let app = Router::new()
-            .route(
-                "/text",
-                get(|| async { ([("content-type", "text/plain"), ("x-other", "no")], "hello") }),
-            )
-            .route("/long", get(|| async { "x".repeat(5000) }))
-            .route(
-                "/binary",
-                get(|| async { ([("content-type", "image/png")], vec![0_u8, 1, 2]) }),
-            )
-            .route(
-                "/nul",
-                get(|| async { ([("content-type", "text/plain")], vec![0_u8, 1, 2]) }),
-            )
-            .route(
-                "/broken",
-                get(|| async { (StatusCode::INTERNAL_SERVER_ERROR, "oh").into_response() }),
-            )
-            .route("/relative", to("/text".to_owned()))
-            .route("/to-loopback", to(format!("http://127.0.0.1:{port}/text")))
-            .route("/to-decimal", to(format!("http://2130706433:{port}/text")))
-            .route("/to-file", to("file:///etc/passwd".to_owned()))
-            .route("/to-user", to(format!("http://x@named.test:{port}/text")))
-            .route("/for-ever", to("/for-ever".to_owned()));
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        port
-    }
-
-    #[tokio::test]
-    async fn a_named_host_may_be_at_home_and_its_redirects_are_checked_again() {
-        let port = server().await;
-        let curl = curl(&["named.test"], &[], &[("named.test", "127.0.0.1")]);
-        let at = |path: &str| format!("http://named.test:{port}{path}");
-        let text = curl.request(&at("/text"), Method::GET).await.unwrap();
-        assert!(
-            text.starts_with("HTTP 200 OK\ncontent-type: text/plain\n") && text.ends_with("\nhello"),
-            "{text}"
-        );
-        assert!(!text.contains("x-other"), "{text}");
-        let head = curl.request(&at("/text"), Method::HEAD).await.unwrap();
-        assert!(
-            head.contains("content-length: 5") && !head.contains("hello"),
-            "{head}"
-        );
-        let relative = curl.request(&at("/relative"), Method::GET).await.unwrap();
-        assert!(
-            relative.starts_with("302 redirected to ") && relative.ends_with("hello"),
-            "{relative}"
-        );
-        let long = curl.request(&at("/long"), Method::GET).await.unwrap();
-        assert!(
-            long.ends_with("x\n[… cut after 1024 bytes]"),
-            "{}",
-            &long[long.len() - 60..]
-        );
-        for path in ["/binary", "/nul"] {
-            let shown = curl.request(&at(path), Method::GET).await.unwrap();
-            assert!(
-                shown.ends_with("(the body is not text, and is not shown)"),
-                "{shown}"
-            );
-        }
-        let broken = curl.request(&at("/broken"), Method::GET).await.unwrap();
-        assert!(broken.starts_with("HTTP 500"), "{broken}");
-        for path in ["/to-loopback", "/to-decimal", "/to-file", "/to-user"] {
-            refused(&curl, &at(path)).await;
-        }
-        let forever = curl.request(&at("/for-ever"), Method::GET).await.unwrap_err();
-        assert!(matches!(forever, ToolError::Failed(text) if text.contains("more than 5 redirects")));
-    }
-
-    #[tokio::test]
-    async fn a_listed_network_permits_its_addresses() {
-        let port = server().await;
-        let curl = curl(
-            &["*.example.com"],
-            &["127.0.0.0/8"],
-            &[("a.example.com", "127.0.0.1"), ("b.example.com", "10.0.0.1")],
-        );
-        for url in [
-            format!("http://a.example.com:{port}/text"),
-            format!("http://127.0.0.1:{port}/text"),
-        ] {
-            assert!(curl.request(&url, Method::GET).await.is_ok(), "{url}");
-        }
-        refused(&curl, "http://b.example.com/").await;
-    }
-
-    #[tokio::test]
-    async fn without_a_list_nothing_is_asked() {
-        let text = refused(&curl(&[], &[], &[("a.test", "93.184.216.34")]), "https://a.test/").await;
-        assert!(text.contains("allowed are: none"), "{text}");
-    }
-}
+mod tests;

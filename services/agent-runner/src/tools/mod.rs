@@ -8,11 +8,15 @@
 pub mod curl;
 pub mod cut;
 pub mod kubectl;
+pub mod logs;
 pub mod mcp;
 pub mod network;
 pub mod promql;
+pub mod query_api;
+pub mod read_file;
 pub mod read_more;
 pub mod schema;
+pub mod series;
 pub mod submit_findings;
 
 use std::{
@@ -26,6 +30,7 @@ use serde_json::{Map, Value};
 use service::{Metrics, config};
 
 use crate::{
+    artefacts::Earlier,
     kubernetes::Investigator,
     llm::{MALFORMED, ToolSpec},
     redact::{MARK, Redactor},
@@ -84,6 +89,10 @@ pub struct Surroundings<'a> {
     pub namespace: &'a str,
     /// The account that kubectl runs as, where it has one of its own.
     pub investigator: Option<&'a Arc<Investigator>>,
+    /// What the steps before this one left; `None` where the task does not say.
+    pub earlier: Option<&'a Arc<dyn Earlier>>,
+    /// Takes out secrets, for a tool that has to do so before it cuts.
+    pub redactor: &'a Redactor,
 }
 
 /// Bytes of a result that are kept for [`read_more`], beyond what is shown.
@@ -94,10 +103,12 @@ const LOGGED_BYTES_MAX: usize = 500;
 type Make = fn(&Surroundings<'_>) -> Result<Box<dyn Tool>, String>;
 
 /// Every tool by the name that workflows use.
-const TOOLS: [(&str, Make); 3] = [
+const TOOLS: [(&str, Make); 5] = [
     ("kubectl", kubectl::make),
     ("promql", promql::make),
     ("curl", curl::make),
+    ("logs", logs::make),
+    ("read_file", read_file::make),
 ];
 
 /// The tools of one step.
@@ -381,6 +392,8 @@ mod tests {
             env: &Map::new(),
             namespace: "prod",
             investigator: None,
+            earlier: None,
+            redactor: &Redactor::new(&[], []).unwrap(),
         };
         let names: Vec<String> = TOOLS.iter().map(|(name, _)| (*name).to_owned()).collect();
         let toolbox = Toolbox::from_config(&names, &surroundings).unwrap();
@@ -393,7 +406,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             error,
-            "there is no tool `ssh`: use kubectl, promql, curl, mcp:<server>"
+            "there is no tool `ssh`: use kubectl, promql, curl, logs, read_file, mcp:<server>"
         );
     }
 }

@@ -62,17 +62,57 @@ pub fn reserved(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// Whether it is of the kind that clouds serve credentials on.
+/// Whether it is of the kind that clouds serve credentials on, or leads to one of these.
 pub fn is_link_local(address: IpAddr) -> bool {
     match plain(address) {
-        IpAddr::V4(address) => address.is_link_local() || address == AZURE_METADATA,
-        IpAddr::V6(address) => address.is_unicast_link_local() || address == AWS_METADATA_V6,
+        IpAddr::V4(address) => is_link_local_v4(address),
+        IpAddr::V6(address) => {
+            address.is_unicast_link_local()
+                || METADATA_V6.contains(&address)
+                || embedded(address).into_iter().any(is_link_local_v4)
+        }
+    }
+}
+
+fn is_link_local_v4(address: Ipv4Addr) -> bool {
+    address.is_link_local() || METADATA_V4.contains(&address)
+}
+
+/// The IPv4 addresses that an IPv6 address may lead to: of tunnels, translations and the old compatible form.
+fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
+        // 6to4, RFC 3056.
+        [0x2002, high, low, ..] => vec![v4(high, low)],
+        // Teredo, RFC 4380: the server's, and the client's with its bits turned round.
+        [0x2001, 0, server_high, server_low, _, _, high, low] => {
+            vec![v4(server_high, server_low), v4(!high, !low)]
+        }
+        // RFC 8215's prefix has 48 bits, or more where an operator divides it; RFC 6052 says where the address is.
+        [0x0064, 0xff9b, 1, high, middle, low, last_high, last_low] => {
+            vec![v4(high, middle << 8 | low >> 8), v4(last_high, last_low)]
+        }
+        // RFC 6052's well-known prefix, the compatible form (::a.b.c.d) and RFC 2765's (::ffff:0:a.b.c.d).
+        [0x0064, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0 | 0xffff, 0, high, low] => {
+            vec![v4(high, low)]
+        }
+        _ => Vec::new(),
     }
 }
 
 /// Azure's wire server: public by its number, and the host's own by its meaning.
 const AZURE_METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
-const AWS_METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254);
+/// Metadata services that are not at a link-local address: Azure, Alibaba, Oracle.
+const METADATA_V4: [Ipv4Addr; 3] = [
+    AZURE_METADATA,
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+/// The same by IPv6: AWS, Google.
+const METADATA_V6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254),
+];
 
 fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
     let [a, b, c, _] = address.octets();
@@ -173,8 +213,30 @@ mod tests {
             "fe80::1",
             "fd00:ec2::254",
             "168.63.129.16",
+            "100.100.100.200",
+            "192.0.0.192",
+            "fd20:ce::254",
+            "2002:a9fe:a9fe::1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "2001:0:a9fe:a9fe::1",
+            "2001::5601:5601",
+            "::169.254.169.254",
+            "::ffff:0:169.254.169.254",
         ] {
             assert!(is_link_local(text.parse().unwrap()), "{text}");
+        }
+        for text in [
+            "8.8.8.8",
+            "10.0.0.1",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
+            "fd00::1",
+            "::1",
+        ] {
+            assert!(!is_link_local(text.parse().unwrap()), "{text}");
         }
     }
 

@@ -121,6 +121,8 @@ impl Step {
             env: &Map::new(),
             namespace: "prod",
             investigator: None,
+            earlier: None,
+            redactor: &redactor,
         };
         let mut toolbox = Toolbox::from_config(&tools, &surroundings)?;
         toolbox.add(mcp::connect(servers, &redactor, DEADLINE).await);

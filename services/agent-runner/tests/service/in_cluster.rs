@@ -100,6 +100,8 @@ impl Kubectl {
             env: &Map::new(),
             namespace: cluster.namespace(),
             investigator,
+            earlier: None,
+            redactor: &Redactor::new(&[], []).unwrap(),
         };
         let toolbox = Toolbox::from_config(&["kubectl".to_owned()], &surroundings).unwrap();
         Self { toolbox, seen }

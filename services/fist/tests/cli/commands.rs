@@ -1,6 +1,7 @@
 //! Commands that ask and answer at once: exit codes, formats, texts.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::{Said, Up, eventually, fist, workflow};
 
@@ -405,6 +406,65 @@ async fn the_doctor_says_what_is_well() {
     }
     assert!(!said.out.contains("sk-not-to-be-seen"), "{said:?}");
     up.stop().await;
+}
+
+#[tokio::test]
+async fn the_doctor_asks_the_loki_that_is_configured() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        let mut requests = Vec::new();
+        for status in ["200 OK", "401 Unauthorized"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            requests.push(String::from_utf8(request).unwrap());
+        }
+        requests
+    });
+    let says = async |url: &str, tenant: &str| {
+        let said = fist()
+            .args(["doctor", "--server", "http://127.0.0.1:1"])
+            .env("FIST_TOOLS_LOKI_URL", url)
+            .env("FIST_TOOLS_LOKI_TENANT", tenant)
+            .output()
+            .await
+            .unwrap();
+        Said::from(said).out
+    };
+    let good = says(&url, "team-a").await;
+    assert!(
+        good.contains(&format!("ok    loki             {url} answers")),
+        "{good}"
+    );
+    let refused = says(&url, "").await;
+    assert!(
+        refused.contains(&format!(
+            "warn  loki             {url} answers 401 Unauthorized; the logs tool"
+        )) && refused.contains("tools.loki_tenant"),
+        "{refused}"
+    );
+    let away = says("http://127.0.0.1:1", "").await;
+    assert!(
+        away.contains("http://127.0.0.1:1 cannot be asked from here: "),
+        "{away}"
+    );
+    let requests = answering.await.unwrap();
+    assert!(
+        requests[0].starts_with("GET /loki/api/v1/labels HTTP/1.1\r\n"),
+        "{}",
+        requests[0]
+    );
+    assert!(
+        requests[0].contains("\r\nx-scope-orgid: team-a\r\n"),
+        "{}",
+        requests[0]
+    );
+    assert!(!requests[1].contains("x-scope-orgid"), "{}", requests[1]);
 }
 
 #[tokio::test]

@@ -9,4 +9,5 @@ mod following;
 mod harness;
 mod lifecycle;
 mod pods;
+mod reading;
 mod together;

@@ -115,6 +115,13 @@ impl World {
                             task.step, task.attempt
                         )
                         .unwrap();
+                        for earlier in task.work["earlier"].as_array().into_iter().flatten() {
+                            let [step, kind, status] =
+                                ["step", "type", "status"].map(|key| earlier[key].as_str().unwrap());
+                            let left = &earlier["left"];
+                            writeln!(self.printed, "     may read {step} ({kind}, {status}): {left}")
+                                .unwrap();
+                        }
                     }
                     LaneAction::Plan(_) => unreachable!("no step type plans yet"),
                     LaneAction::End(end) => writeln!(
@@ -286,6 +293,76 @@ fn a_gated_command_is_asked_of_the_server_first_or_only_proposed() {
               -> note: Succeeded 
         "#]],
     );
+}
+
+#[test]
+fn an_agent_that_reads_files_is_told_where_earlier_outputs_are() {
+    let mut spec = three_steps();
+    let steps = spec["steps"].as_array_mut().unwrap();
+    steps[1]["on_false"] = json!("skip_next");
+    steps.insert(2, json!({ "name": "not-run", "type": "cli", "command": "true" }));
+    let command = "kubectl scale deployment/web --replicas=2 -n default";
+    steps.insert(
+        3,
+        json!({ "name": "scale", "type": "cli", "command": command, "fix": true, "mode": "propose" }),
+    );
+    steps[4]["tools"] = json!(["read_file"]);
+    let again = json!({ "name": "again", "type": "agent", "goal": "more", "tools": ["curl", "read_file"] });
+    steps.push(again);
+    steps.push(json!({ "name": "without", "type": "agent", "goal": "most", "tools": ["kubectl"] }));
+    check(
+        spec,
+        json!({ "path": "/var" }),
+        r#"start
+           ok check-disk {"exit_code": 1, "stdout": "93%"}
+           ok explain {"summary": "logs"}
+           ok again {"summary": "logs"}"#,
+        expect![[r#"
+            start
+              -> cli: check-disk #1 "df '/var'"
+            ok check-disk {"exit_code": 1, "stdout": "93%"}
+              is-full Succeeded: not met: steps.check-disk.output.exit_code is 1, so `steps.check-disk.output.exit_code == 0` is false
+              not-run Skipped: skipped: the condition of `is-full` was not met
+              scale Failed: the fix gate refused the command: the verb "scale" is not allowed; allowed are: rollout restart, delete pod
+              -> note: Failed step `scale` failed: the fix gate refused the command: the verb "scale" is not allowed; allowed are: rollout restart, delete pod
+            ok explain {"summary": "logs"}
+              nothing: Ended
+            ok again {"summary": "logs"}
+              nothing: Ended
+        "#]],
+    );
+}
+
+#[test]
+fn what_a_task_carries_of_earlier_steps_is_bounded() {
+    let earlier = |conditions: usize, outcome, output| -> Value {
+        let cli = |name: &str| json!({ "name": name, "type": "cli", "command": "true" });
+        let mut steps = vec![cli("first"), cli("second")];
+        steps.extend((0..conditions).map(|n| {
+            json!({ "name": format!("{n:0>128}"), "type": "conditional", "condition": "steps.first.output.exit_code == 0" })
+        }));
+        steps.push(json!({ "name": "explain", "type": "agent", "goal": "why", "tools": ["read_file"] }));
+        let (mut world, start) = World::new(json!({ "steps": steps }), Input::default());
+        world.deliver(1, &start);
+        world.deliver(2, &done("first", outcome, output));
+        world.deliver(3, &done("second", Outcome::Succeeded, json!({})));
+        let Some((_, Logged::Lane(append))) = world.log.last() else {
+            unreachable!("something was decided")
+        };
+        let LaneAction::Task(task) = &append.action else {
+            unreachable!("the agent is asked")
+        };
+        task.work["earlier"].clone()
+    };
+    let many = earlier(600, Outcome::Succeeded, json!({ "exit_code": 0 }));
+    assert_eq!(many.as_array().unwrap().len(), 300);
+    assert_eq!(many[299]["step"], json!(format!("{:0>128}", 599)));
+    assert!(many.to_string().len() < 128 * 1024, "{}", many.to_string().len());
+    let skipped = Outcome::Skipped {
+        message: "not now".into(),
+    };
+    let large = earlier(0, skipped, json!({ "exit_code": 0, "text": "x".repeat(5000) }));
+    assert_eq!(large[0]["left"], json!({ "too_large": 5025 }));
 }
 
 #[test]

@@ -83,7 +83,7 @@ spec:
     - name: investigate
       type: agent
       goal: Find out.
-      tools: [kubectl, promql, curl, "mcp:git"]
+      tools: [kubectl, promql, curl, logs, read_file, "mcp:git"]
       timeout_seconds: 90
       on_timeout: fail
       llm_config: {max_turns: 5}
@@ -169,6 +169,8 @@ fn everything_that_can_be_said_is_read() {
                   "kubectl",
                   "promql",
                   "curl",
+                  "logs",
+                  "read_file",
                   "mcp:git"
                 ],
                 "llm_config": {
@@ -305,7 +307,7 @@ spec:
     - name: a
       type: agent
       goal: ""
-      tools: [kubctl, prometheus, "mcp:g.t", 5, kubectl, kubectl]
+      tools: [kubctl, prometheus, "mcp:g.t", 5, kubectl, kubectl, loki, readfile]
       timeoutMinutes: "5"
       command: x
     - name: "with space"
@@ -365,6 +367,8 @@ spec:
             error: line 37: spec.steps[1].tools[1]: unknown tool "prometheus"; did you mean "promql"?
             error: line 37: spec.steps[1].tools[2]: "g.t" is not an MCP server's name: use 1 to 32 letters, digits, `-` and `_`, as in mcp:tickets
             error: line 37: spec.steps[1].tools[3]: expected a string, found the number 5; write "5", in quotes
+            error: line 37: spec.steps[1].tools[6]: unknown tool "loki"; did you mean "logs"?
+            error: line 37: spec.steps[1].tools[7]: unknown tool "readfile"; did you mean "read_file"?
             error: line 38: spec.steps[1].timeout_minutes: expected a whole number, found the string "5"; remove the quotes
             error: line 39: spec.steps[1].command: "command" is a field of cli steps; this step's type is agent
             error: line 40: spec.steps[2].name: `with space` is not a valid step name: use 1 to 128 letters, digits, `_` and `-`

@@ -248,10 +248,12 @@ work_dir = true
 redact = ["(", ""]
 curl_allowed_networks = ["10.0.0.0"]
 prometheus_url = "prometheus:9090"
+loki_url = "loki"
+loki_tenant = "team a"
 "#,
         &[],
         expect![[r#"
-            the configuration has 10 errors:
+            the configuration has 12 errors:
               fist.toml:2: top: unknown key outside any section; docs/configuration.md lists all
               fist.toml:3: nats = 5: must be a section, written [nats]
               fist.toml:6: http.tokens = (hidden): must be a list of texts that are not empty
@@ -261,6 +263,8 @@ prometheus_url = "prometheus:9090"
               fist.toml:10: cli.work_dir = true: must be a text, or empty
               fist.toml:12: tools.redact = ["(", ""]: must be a list of texts that are not empty, such as ["a", "b"]
               fist.toml:14: tools.prometheus_url = "prometheus:9090": must be an address that begins with http:// or https://
+              fist.toml:15: tools.loki_url = "loki": must be an address that begins with http:// or https://
+              fist.toml:16: tools.loki_tenant = "team a": must be a tenant's name, or several joined by `|`: letters, digits and !-_.*'() without blanks
               fist.toml:13: tools.curl_allowed_networks = ["10.0.0.0"]: must be networks in CIDR notation, such as 10.0.0.0/8 or fd00::/8
         "#]],
     );

@@ -5,11 +5,16 @@ use super::reader::Section;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// The longest `loki_tenant`: several names of Loki's 150 bytes at most.
+const TENANT_BYTES_MAX: usize = 1024;
+
 /// The tools of agents. `config.default.toml` says what each key means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "config.default.toml documents each key")]
 pub struct Tools {
     pub prometheus_url: String,
+    pub loki_url: String,
+    pub loki_tenant: Option<String>,
     pub curl_allowed_hosts: Vec<String>,
     pub curl_allowed_networks: Vec<String>,
     pub curl_bytes_max: usize,
@@ -27,6 +32,8 @@ impl Tools {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
         let tools = Self {
             prometheus_url: section.text("prometheus_url"),
+            loki_url: section.text("loki_url"),
+            loki_tenant: section.optional("loki_tenant"),
             curl_allowed_hosts: section.list("curl_allowed_hosts"),
             curl_allowed_networks: section.list("curl_allowed_networks"),
             curl_bytes_max: section.count("curl_bytes_max", 1024..=64 * 1024 * 1024),
@@ -38,10 +45,22 @@ impl Tools {
             redact_env: section.list("redact_env"),
             mcp: BTreeMap::new(),
         };
-        if !is_http_url(&tools.prometheus_url) {
+        for (key, url) in [
+            ("prometheus_url", &tools.prometheus_url),
+            ("loki_url", &tools.loki_url),
+        ] {
+            if !is_http_url(url) {
+                section.problem(key, "must be an address that begins with http:// or https://");
+            }
+        }
+        if tools
+            .loki_tenant
+            .as_deref()
+            .is_some_and(|tenant| !is_tenant(tenant))
+        {
             section.problem(
-                "prometheus_url",
-                "must be an address that begins with http:// or https://",
+                "loki_tenant",
+                "must be a tenant's name, or several joined by `|`: letters, digits and !-_.*'() without blanks",
             );
         }
         if !tools.curl_allowed_networks.iter().all(|text| is_network(text)) {
@@ -80,6 +99,15 @@ pub(super) fn is_http_url(text: &str) -> bool {
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace))
+}
+
+/// Whether Loki takes it as the name of a tenant, or as several.
+fn is_tenant(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "!-_.*'()".contains(c);
+    text.len() <= TENANT_BYTES_MAX
+        && text
+            .split('|')
+            .all(|name| !name.is_empty() && name != "." && name != ".." && name.chars().all(is_allowed))
 }
 
 fn is_network(text: &str) -> bool {

@@ -282,6 +282,7 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
+    use crate::redact::Redactor;
 
     /// A stand-in for kubectl that prints how it was called.
     fn tool(dir: &Path, script: &str) -> Box<dyn Tool> {
@@ -298,6 +299,8 @@ mod tests {
             env: &Map::new(),
             namespace: "prod",
             investigator: None,
+            earlier: None,
+            redactor: &Redactor::new(&[], []).unwrap(),
         })
         .unwrap()
     }

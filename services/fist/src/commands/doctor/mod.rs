@@ -26,8 +26,8 @@ use crate::{
 /// How long to look for a NATS server.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// How long Prometheus may take to answer.
-const PROMETHEUS_MAX: Duration = Duration::from_secs(5);
+/// How long a server that tools need may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// What is wrong with an API that asks for no token.
 const OPEN: &str = "is open to everybody who reaches it, and who does can run commands: set http.tokens or \
                     http.tokens_file (`openssl rand -hex 24` makes one)";
@@ -80,6 +80,9 @@ pub async fn run(client: Result<Client, Failure>, asked: &Doctor) -> Outcome {
             }
             if is_in_cluster || config.tools.prometheus_url != Config::default().tools.prometheus_url {
                 prometheus(&config, &mut checks).await;
+            }
+            if config.tools.loki_url != Config::default().tools.loki_url {
+                loki(&config, &mut checks).await;
             }
         }
         Err(errors) => checks.add(Grade::Fail, "configuration", errors.to_string()),
@@ -252,34 +255,55 @@ fn is_this_machine(listen: &str) -> bool {
 
 /// The Prometheus that agents ask, where the workflow names none.
 async fn prometheus(config: &Config, checks: &mut Checks) {
-    let url = config.tools.prometheus_url.trim_end_matches('/');
-    let reason = match asked(url).await {
-        Ok(status) if status.is_success() => {
-            return checks.add(Grade::Ok, "prometheus", format!("{url} answers"));
-        }
-        Ok(status) => format!("answers {status}"),
-        Err(reason) => format!("cannot be asked from here: {reason}"),
+    let url = &config.tools.prometheus_url;
+    let question = |http: reqwest::Client, url: &str| http.get(format!("{url}/api/v1/query?query=1"));
+    let Some(wrong) = asked("prometheus", url, question, checks).await else {
+        return;
     };
-    checks.add(
-        Grade::Warn,
-        "prometheus",
-        format!(
-            "{url} {reason}; the promql tool of agents needs it: set tools.prometheus_url, or PROMETHEUS_URL in a \
-             workflow's environment"
-        ),
-    );
+    let remedy = "the promql tool of agents needs it: set tools.prometheus_url, or PROMETHEUS_URL in a workflow's environment";
+    checks.add(Grade::Warn, "prometheus", format!("{wrong}; {remedy}"));
 }
 
-async fn asked(url: &str) -> Result<reqwest::StatusCode, String> {
+/// The Loki that agents ask, where the workflow names none.
+async fn loki(config: &Config, checks: &mut Checks) {
+    let tenant = config.tools.loki_tenant.as_deref();
+    let question = |http: reqwest::Client, url: &str| {
+        let question = http.get(format!("{url}/loki/api/v1/labels"));
+        match tenant {
+            Some(tenant) => question.header("x-scope-orgid", tenant),
+            None => question,
+        }
+    };
+    let Some(wrong) = asked("loki", &config.tools.loki_url, question, checks).await else {
+        return;
+    };
+    let remedy =
+        "the logs tool of agents needs it: set tools.loki_url and, where it has tenants, tools.loki_tenant";
+    checks.add(Grade::Warn, "loki", format!("{wrong}; {remedy}"));
+}
+
+/// Asks a server that tools need: a good answer becomes a check, and what is wrong otherwise is given.
+async fn asked(
+    about: &'static str,
+    url: &str,
+    question: impl FnOnce(reqwest::Client, &str) -> reqwest::RequestBuilder,
+    checks: &mut Checks,
+) -> Option<String> {
     service::install_crypto();
-    let http = reqwest::Client::builder()
-        .timeout(PROMETHEUS_MAX)
-        .build()
-        .map_err(|error| causes(&error))?;
-    let question = http.get(format!("{url}/api/v1/query?query=1")).send().await;
-    question
-        .map(|answer| answer.status())
-        .map_err(|error| causes(&error.without_url()))
+    let url = url.trim_end_matches('/');
+    let http = reqwest::Client::builder().timeout(ANSWER_MAX).build();
+    let answer = match http {
+        Ok(http) => question(http, url).send().await,
+        Err(error) => Err(error),
+    };
+    match answer.map_err(|error| causes(&error.without_url())) {
+        Ok(answer) if answer.status().is_success() => {
+            checks.add(Grade::Ok, about, format!("{url} answers"));
+            None
+        }
+        Ok(answer) => Some(format!("{url} answers {}", answer.status())),
+        Err(reason) => Some(format!("{url} cannot be asked from here: {reason}")),
+    }
 }
 
 fn models(config: &Config, checks: &mut Checks) {

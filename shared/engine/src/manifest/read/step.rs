@@ -231,6 +231,7 @@ fn tool(name: &str) -> Result<Tool, String> {
         let hint = match name.to_lowercase().as_str() {
             "prometheus" | "prom" | "metrics" => "did you mean \"promql\"?".to_owned(),
             "http" | "wget" | "fetch" => "did you mean \"curl\"?".to_owned(),
+            "loki" | "logql" => "did you mean \"logs\"?".to_owned(),
             "kubernetes" | "k8s" => "did you mean \"kubectl\"?".to_owned(),
             "mcp" => "name its server too, as in mcp:tickets".to_owned(),
             _ => did_you_mean(name, "the tools are", &Tool::NAMES),

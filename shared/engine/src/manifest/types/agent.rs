@@ -106,13 +106,17 @@ pub enum Tool {
     Promql,
     /// HTTP GET and HEAD.
     Curl,
+    /// Loki queries.
+    Logs,
+    /// What earlier steps of the same execution left.
+    ReadFile,
     /// `mcp:<server>`: the tools of an MCP server that the configuration lists.
     Mcp(String),
 }
 
 impl Tool {
     /// The built-in tools, as they are written.
-    pub const NAMES: [&'static str; 3] = ["kubectl", "promql", "curl"];
+    pub const NAMES: [&'static str; 5] = ["kubectl", "promql", "curl", "logs", "read_file"];
 }
 
 impl fmt::Display for Tool {
@@ -121,6 +125,8 @@ impl fmt::Display for Tool {
             Tool::Kubectl => f.write_str("kubectl"),
             Tool::Promql => f.write_str("promql"),
             Tool::Curl => f.write_str("curl"),
+            Tool::Logs => f.write_str("logs"),
+            Tool::ReadFile => f.write_str("read_file"),
             Tool::Mcp(server) => write!(f, "mcp:{server}"),
         }
     }
@@ -140,6 +146,8 @@ impl FromStr for Tool {
             "kubectl" => Ok(Tool::Kubectl),
             "promql" => Ok(Tool::Promql),
             "curl" => Ok(Tool::Curl),
+            "logs" => Ok(Tool::Logs),
+            "read_file" => Ok(Tool::ReadFile),
             other => match other.strip_prefix("mcp:") {
                 Some(server) if is_mcp_server(server) => Ok(Tool::Mcp(server.to_owned())),
                 Some(server) => Err(format!(

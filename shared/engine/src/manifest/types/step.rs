@@ -214,7 +214,7 @@ pub struct StepForm {
     /// agent: what it is to find out. A template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
-    /// agent: the tools it may use: `kubectl`, `promql`, `curl`, or `mcp:<server>`.
+    /// agent: the tools it may use: `kubectl`, `promql`, `curl`, `logs`, `read_file`, or `mcp:<server>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Tool>,
     /// agent: the model, over `runtime.llm_config`.
