@@ -16,7 +16,7 @@ fn rules() -> Rules {
     Rules {
         timer_grace: Duration::from_secs(10),
         gate: Gate::new(
-            &["rollout restart".to_owned(), "delete pod".to_owned()],
+            &["rollout restart", "delete pod", "scale"].map(str::to_owned),
             &["quiet".to_owned()],
         )
         .unwrap(),
@@ -323,12 +323,21 @@ fn an_agent_that_reads_files_is_told_where_earlier_outputs_are() {
             ok check-disk {"exit_code": 1, "stdout": "93%"}
               is-full Succeeded: not met: steps.check-disk.output.exit_code is 1, so `steps.check-disk.output.exit_code == 0` is false
               not-run Skipped: skipped: the condition of `is-full` was not met
-              scale Failed: the fix gate refused the command: the verb "scale" is not allowed; allowed are: rollout restart, delete pod
-              -> note: Failed step `scale` failed: the fix gate refused the command: the verb "scale" is not allowed; allowed are: rollout restart, delete pod
+              scale Skipped: proposed, not run: kubectl scale deployment/web --replicas=2 --namespace=default
+              -> agent: explain #1 "why: 93%"
+                 may read check-disk (cli, Succeeded): {"fact":1}
+                 may read is-full (conditional, Succeeded): {"output":{"condition_met":false,"condition":"steps.check-disk.output.exit_code == 0","actual":1,"message":"not met: steps.check-disk.output.exit_code is 1, so `steps.check-disk.output.exit_code == 0` is false"}}
+                 may read not-run (cli, Skipped): "nothing"
+                 may read scale (cli, Skipped): {"output":{"command":"kubectl scale deployment/web --replicas=2 --namespace=default","proposed":true,"proposed_by":"the workflow itself"}}
             ok explain {"summary": "logs"}
-              nothing: Ended
+              -> agent: again #1 "more"
+                 may read check-disk (cli, Succeeded): {"fact":1}
+                 may read is-full (conditional, Succeeded): {"output":{"condition_met":false,"condition":"steps.check-disk.output.exit_code == 0","actual":1,"message":"not met: steps.check-disk.output.exit_code is 1, so `steps.check-disk.output.exit_code == 0` is false"}}
+                 may read not-run (cli, Skipped): "nothing"
+                 may read scale (cli, Skipped): {"output":{"command":"kubectl scale deployment/web --replicas=2 --namespace=default","proposed":true,"proposed_by":"the workflow itself"}}
+                 may read explain (agent, Succeeded): {"fact":1}
             ok again {"summary": "logs"}
-              nothing: Ended
+              -> agent: without #1 "most"
         "#]],
     );
 }
