@@ -60,6 +60,8 @@ pub enum Command {
     Watch(Watch),
     /// Print what an execution's finished steps printed; with -f also what running ones print
     Logs(Logs),
+    /// Print the report on an execution as Markdown
+    Report(Report),
     /// Cancel an execution
     Cancel(Cancel),
     /// Send alerts
@@ -275,6 +277,14 @@ pub struct Logs {
     /// Only of this step
     #[arg(long)]
     pub step: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist report 0190f5b4 >incident.md")]
+pub struct Report {
+    /// The execution; its id may be shortened
+    pub id: String,
 }
 
 #[derive(Debug, clap::Args)]

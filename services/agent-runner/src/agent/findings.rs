@@ -96,6 +96,7 @@ pub fn output(material: &Material<'_>) -> Value {
     let mut output = json!({
         "summary": said["summary"].as_str().map_or_else(|| partial_summary(material), str::to_owned),
         "findings": list(&said["findings"]).unwrap_or_else(|| partial_findings(material)),
+        "ruled_out": list(&said["ruled_out"]).unwrap_or_else(|| json!([])),
         "root_cause": said["root_cause"],
         "confidence": said["confidence"].as_f64().unwrap_or(0.0),
         "recommendations": list(&said["recommendations"]).unwrap_or_else(|| json!([])),

@@ -31,6 +31,7 @@ fn arguments_schema() -> Value {
                 "description": "What happened and what follows, in a few sentences for the person on call",
             },
             "findings": texts("What you found out, one fact an item"),
+            "ruled_out": texts("What you looked at and found not to be the cause, with the reason"),
             "root_cause": text("The cause, as far as it is known; null where it is not"),
             "confidence": {
                 "type": ["number", "null"], "minimum": 0, "maximum": 1,

@@ -197,6 +197,50 @@ async fn killed_at_every_point_it_comes_to_the_same_and_pays_once() {
 }
 
 #[tokio::test]
+async fn what_is_resumed_with_little_time_left_ends_in_time_with_what_there_is() {
+    let bench = Bench::new().await;
+    let replies = vec![
+        Reply::Answer("it seems to crash", vec![looks("c1", "web-1")]),
+        Reply::Silent,
+    ];
+    let mock = Mock::start_by_turn(Dialect::Anthropic, replies).await;
+    let process = Process::start(&bench, &mock);
+    // The task is handed out anew 15 s after its runner was killed: the time for anything but the ending is over then.
+    let task = bench
+        .hand_out(work(Dialect::Anthropic), Duration::from_secs(24))
+        .await;
+    until("the second question", async || mock.requests().len() >= 2).await;
+    drop(process);
+    let process = Process::start(&bench, &mock);
+    let done = bench.done(&task).await;
+    drop(process);
+    assert_eq!(done.outcome, Outcome::Succeeded, "{done:?}");
+    assert!(
+        done.completed_at < task.deadline,
+        "{} {}",
+        done.completed_at,
+        task.deadline
+    );
+    let partial = output(&done);
+    assert_eq!(
+        (
+            &partial["status"],
+            &partial["stop_reason"],
+            &partial["can_auto_fix"]
+        ),
+        (&json!("partial"), &json!("time"), &json!(false)),
+        "{partial}"
+    );
+    assert_eq!(partial["findings"], json!(["it seems to crash"]));
+    assert_eq!(partial["actions_taken"], json!(["kubectl get pod web-1"]));
+    let last = mock.requests().pop().unwrap();
+    assert_eq!(
+        last["tool_choice"]["name"], "submit_findings",
+        "the second runner asks for the ending only"
+    );
+}
+
+#[tokio::test]
 async fn no_sink_gets_a_planted_secret() {
     let bench = Bench::new().await;
     let mut live = bench

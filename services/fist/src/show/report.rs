@@ -179,6 +179,7 @@ fn findings(output: &Value, style: Style) -> String {
     section("Root cause", cause);
     section("Findings", list(&output["findings"], "•"));
     section("Evidence", evidence(&output["evidence"], style));
+    section("Ruled out", list(&output["ruled_out"], "•"));
     section("Recommendations", list(&output["recommendations"], "•"));
     section("Fix", fix(output, style));
     section("Actions taken", list(&output["actions_taken"], "•"));

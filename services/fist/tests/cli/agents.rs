@@ -78,6 +78,15 @@ async fn what_an_agent_did_is_shown_turn_by_turn() {
             .contains("\"status\":\"alive\"")
     );
 
+    let report = up.prints(&["report", &id]).await;
+    for part in [
+        "## Investigation `look`: complete",
+        "### Evidence\n\n- `",
+        "## Timeline",
+    ] {
+        assert!(report.contains(part), "{part:?} is not in {report}");
+    }
+
     for (arguments, code, part) in [
         (vec!["--transcript", "--step", "other"], 1, "are look"),
         (vec!["--step", "look"], 2, "--transcript"),

@@ -12,7 +12,7 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::{Answer, App, Call, json, problem::Problem};
+use super::{Answer, App, Call, json, problem::Problem, with_type};
 
 /// Fewest characters of a shortened id.
 const PREFIX_CHARS_MIN: usize = 4;
@@ -90,6 +90,17 @@ pub async fn outputs(app: Arc<App>, call: Call) -> Answer {
         }
     }
     json(StatusCode::OK, &outputs)
+}
+
+/// The report on one, so far.
+pub async fn report(app: Arc<App>, call: Call) -> Answer {
+    let mut view = found(&app, call.path("id")).await?;
+    let mut left = OUTPUTS_BYTES_MAX;
+    for output in view.steps.iter_mut().filter_map(|step| step.output.as_mut()) {
+        make_whole(&app.blobs, output, &mut left).await;
+    }
+    let text = protocol::report::markdown(&view);
+    Ok(with_type(StatusCode::OK, "text/markdown; charset=utf-8", text))
 }
 
 /// Puts the body in place of a reference to it, where it can be read and is within what is `left` of the answer.

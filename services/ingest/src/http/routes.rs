@@ -279,6 +279,20 @@ fn executions_table() -> Vec<Route> {
             )
         },
         Route {
+            gives: Gives {
+                status: 200,
+                media_type: "text/markdown",
+                schema: "Text",
+            },
+            refuses: &[404, 409],
+            ..get(
+                "/api/v1/executions/{id}/report",
+                "The report on it, as Markdown: findings, evidence, what was ruled out, commands, and when.",
+                "Text",
+                |app, call| Box::pin(executions::report(app, call)),
+            )
+        },
+        Route {
             query: &[Param {
                 name: "step",
                 allowed: Allowed::Step,

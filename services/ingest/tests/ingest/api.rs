@@ -212,6 +212,16 @@ async fn a_manifest_is_accepted_and_found_at_once() {
         answered(world.get(&format!("{location}/outputs")), 200).await,
         Value::Null
     );
+    let report = world.get(&format!("{location}/report")).send().await.unwrap();
+    assert_eq!(
+        (report.status().as_u16(), &report.headers()["content-type"]),
+        (200, &"text/markdown; charset=utf-8".parse().unwrap())
+    );
+    let report = report.text().await.unwrap();
+    assert!(
+        report.starts_with("# twice: Pending\n") && report.contains("## Timeline"),
+        "{report}"
+    );
     // Posted again it is another execution; by its first digits each is found.
     let again = answered(yaml(&world, "/api/v1/executions", TWO_STEPS), 202).await;
     assert_ne!(again["id"], id);
