@@ -464,6 +464,7 @@ mod tests {
               "findings": [
                 "f"
               ],
+              "ruled_out": [],
               "root_cause": null,
               "confidence": 0.5,
               "recommendations": [],

@@ -632,7 +632,11 @@ async fn a_cut_result_can_be_read_on_and_searched_after_a_crash_too() {
         answer(
             "",
             &[
-                ("c2", "read_more", json!({"call_id": "c1", "grep": "4[56]78$"})),
+                (
+                    "c2",
+                    "read_more",
+                    json!({"call_id": "c1", "grep": "4[56]78$", "context": 0}),
+                ),
                 ("c3", "read_more", json!({"call_id": "c1", "from_line": 8999})),
                 ("c4", "read_more", json!({"call_id": "c9"})),
                 ("c5", "read_more", json!({"call_id": "c1", "lines": "all"})),
@@ -662,13 +666,14 @@ async fn a_cut_result_can_be_read_on_and_searched_after_a_crash_too() {
         text("c2"),
         (
             false,
-            "matches: 2 or more, of 9000 lines\n4578: line 4578\n…\n4678: line 4678\n(go on with from_line 4679)"
+            "the result of c1, 9000 lines, 88907 bytes: 2 of 2 lines that match from 1 on\n4578: line 4578\n--\n4678: line \
+             4678"
                 .to_owned()
         )
     );
     assert_eq!(
         text("c3").1,
-        "lines 8999 to 9000, of 9000 lines\n8999: line 8999\n9000: line 9000\n(that is its end)"
+        "the result of c1, 9000 lines, 88907 bytes: lines 8999 to 9000\n8999: line 8999\n9000: line 9000"
     );
     assert_eq!(
         text("c4"),

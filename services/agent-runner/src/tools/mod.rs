@@ -18,6 +18,7 @@ pub mod read_more;
 pub mod schema;
 pub mod series;
 pub mod submit_findings;
+mod window;
 
 use std::{
     collections::BTreeSet,
