@@ -105,11 +105,27 @@ fn ready(evaluator: &Evaluator, paths: &[PathBuf]) -> Result<Vec<Ready>, Failure
     }
     match problems.is_empty() {
         true => Ok(cases),
-        false => {
-            let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-            Err(Failure::misuse(lines.join("\n")))
-        }
+        false => Err(Failure::misuse(told(&problems))),
     }
+}
+
+/// The problems, a line each; one that every case has, such as a model without a key, once.
+fn told(problems: &[Problem]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (at, problem) in problems.iter().enumerate() {
+        let is_same = |other: &&Problem| (&other.field, &other.message) == (&problem.field, &problem.message);
+        if problems[..at].iter().any(|other| is_same(&other)) {
+            continue;
+        }
+        let others = problems[at + 1..].iter().filter(is_same).count();
+        let more = match others {
+            0 => String::new(),
+            1 => " (and of 1 more case)".to_owned(),
+            others => format!(" (and of {others} more cases)"),
+        };
+        lines.push(format!("{problem}{more}"));
+    }
+    lines.join("\n")
 }
 
 /// The files of all cases, each once.
@@ -159,4 +175,27 @@ fn of_directory(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
 fn create(path: &Path) -> Result<File, Failure> {
     File::create(path)
         .map_err(|error| Failure::misuse(format!("--output {}: cannot be written: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_of_all_cases_is_told_once() {
+        let problem = |file: &str, message: &str| Problem {
+            file: file.to_owned(),
+            field: "goal".to_owned(),
+            message: message.to_owned(),
+        };
+        assert_eq!(
+            told(&[
+                problem("a", "x"),
+                problem("b", "y"),
+                problem("c", "x"),
+                problem("d", "x")
+            ]),
+            "a: goal: x (and of 2 more cases)\nb: goal: y"
+        );
+    }
 }
