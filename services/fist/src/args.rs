@@ -62,6 +62,8 @@ pub enum Command {
     Logs(Logs),
     /// Print the report on an execution as Markdown
     Report(Report),
+    /// Deliver alerts again that could not be processed
+    Replay(Replay),
     /// Cancel an execution
     Cancel(Cancel),
     /// Send alerts
@@ -277,6 +279,16 @@ pub struct Logs {
     /// Only of this step
     #[arg(long)]
     pub step: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist get deadletters
+  fist replay 7 8")]
+pub struct Replay {
+    /// The dead letters, as `fist get deadletters` lists them
+    #[arg(required = true, value_name = "ID", num_args = 1..=500)]
+    pub ids: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

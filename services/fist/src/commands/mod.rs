@@ -12,6 +12,7 @@ mod get;
 mod health;
 mod logs;
 mod nats;
+mod replay;
 mod report;
 mod run;
 mod store;
@@ -37,6 +38,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Get(asked) => get::run(&client()?, &asked).await,
         Command::Watch(asked) => follow::watch(&client()?, &asked).await,
         Command::Logs(asked) => logs::run(&client()?, &asked).await,
+        Command::Replay(asked) => replay::run(&client()?, &asked).await,
         Command::Report(asked) => report::run(&client()?, &asked).await,
         Command::Cancel(asked) => cancel::run(&client()?, &asked).await,
         Command::Alert(Alert::Send(asked)) => alert::send(&client()?, asked).await,

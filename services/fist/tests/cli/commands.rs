@@ -231,6 +231,13 @@ async fn alerts_are_sent_recorded_and_counted() {
             .count(),
         1
     );
+    // Each is tried, and each refusal told.
+    let said = up.says(&["replay", "7", "deadletter/8"]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert!(
+        said.err.contains("there is no dead letter 7") && said.err.contains("there is no dead letter 8"),
+        "{said:?}"
+    );
     up.stop().await;
 }
 

@@ -1,15 +1,20 @@
-//! Reading dead letters: messages that could not be processed, with the reason.
+//! Dead letters: messages that could not be processed, with the reason; read, and replayed where that can do good.
+//!
+//! Invariant: only an alert is replayed, as it came: whatever it starts is derived from the alert, so that replaying it
+//! twice starts nothing twice. What else is set aside has had its consequence: its execution has ended with it.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use bus::{Log, StoredDeadLetter};
+use bus::{Log, StoredDeadLetter, topology};
 use protocol::{
+    DeadLetter, Subject,
     query::{LIMIT_DEFAULT, REPLY_BYTES_MAX},
     views::{DeadLetterView, Page},
 };
+use serde_json::json;
 
-use super::{Answer, App, Call, json, problem::Problem};
+use super::{Answer, App, Call, problem::Problem};
 
 /// Characters of a payload in a list; one dead letter has all that was kept.
 const LISTED_CHARS_MAX: usize = 2048;
@@ -39,19 +44,69 @@ pub async fn list(app: Arc<App>, call: Call) -> Answer {
         items.push(view);
     }
     let next = items.last().filter(|_| !is_last).map(|last| last.id.to_string());
-    json(StatusCode::OK, &Page { items, next })
+    super::json(StatusCode::OK, &Page { items, next })
 }
 
 /// One dead letter.
 pub async fn one(app: Arc<App>, call: Call) -> Answer {
-    let id = call.path("id");
+    let letter = found(&app, call.path("id")).await?;
+    super::json(StatusCode::OK, &viewed(letter, usize::MAX))
+}
+
+/// Delivers one again, as it came.
+pub async fn replay(app: Arc<App>, call: Call) -> Answer {
+    let StoredDeadLetter { id, letter, .. } = found(&app, call.path("id")).await?;
+    let source = match Subject::parse(&letter.subject) {
+        Ok(Subject::Intake(source)) => source,
+        _ => {
+            let remedy = remedy(&letter);
+            return Err(Problem::conflict(format!(
+                "dead letter {id} is no alert, and only alerts can be replayed: {remedy}"
+            )));
+        }
+    };
+    // What was not UTF-8 is not kept as it was.
+    let is_whole = letter.payload.len() as u64 == letter.payload_bytes
+        && !letter.payload.contains(char::REPLACEMENT_CHARACTER);
+    if !is_whole {
+        return Err(Problem::conflict(format!(
+            "dead letter {id} does not hold its message as it came ({} bytes, of which it keeps text): have {source} send it again",
+            letter.payload_bytes
+        )));
+    }
+    app.admission
+        .check()
+        .await
+        .map_err(|closed| Problem::unavailable(closed.to_string()))?;
+    let delivery = app
+        .log
+        .publish_intake(&source, letter.payload.into_bytes())
+        .await
+        .map_err(|error| Problem::unavailable(format!("the alert is not durable: {error}")))?;
+    let body = json!({"id": id, "subject": letter.subject, "delivery": delivery});
+    super::json(StatusCode::ACCEPTED, &body)
+}
+
+/// What to do about a message that cannot be replayed.
+fn remedy(letter: &DeadLetter) -> &'static str {
+    match Subject::parse(&letter.subject) {
+        _ if letter.consumer == topology::STORE_WRITER.name => {
+            "`fist store rebuild` has the database read the log again"
+        }
+        Ok(Subject::Command(..) | Subject::Start(..) | Subject::Done(..) | Subject::Timer(..)) => {
+            "its execution has ended with it, so run the workflow again"
+        }
+        _ => "look at its reason; nothing waits for it",
+    }
+}
+
+async fn found(app: &App, id: &str) -> Result<StoredDeadLetter, Problem> {
     let no_such = || {
         let shown: String = id.chars().take(80).collect();
         Problem::not_found(format!("there is no dead letter {shown}"))
     };
     let number = id.parse::<u64>().map_err(|_| no_such())?;
-    let letter = app.log.dead_letter_by_id(number).await?.ok_or_else(no_such)?;
-    json(StatusCode::OK, &viewed(letter, usize::MAX))
+    app.log.dead_letter_by_id(number).await?.ok_or_else(no_such)
 }
 
 fn viewed(stored: StoredDeadLetter, payload_chars_max: usize) -> DeadLetterView {

@@ -415,6 +415,17 @@ fn others() -> Vec<Route> {
                 |app, call| Box::pin(deadletters::one(app, call)),
             )
         },
+        Route {
+            method: Method::POST,
+            gives: gives(202, "Replayed"),
+            refuses: &[404, 409],
+            ..get(
+                "/api/v1/deadletters/{id}/replay",
+                "Delivers an alert again that could not be processed.",
+                "Replayed",
+                |app, call| Box::pin(deadletters::replay(app, call)),
+            )
+        },
     ]
 }
 

@@ -425,6 +425,10 @@ fn made() -> Vec<(&'static str, Value)> {
             "Cancelling",
             object(&[("id", uuid()), ("cancel_requested", json!({ "const": true }))]),
         ),
+        (
+            "Replayed",
+            object(&[("id", count()), ("subject", text()), ("delivery", count())]),
+        ),
     ]
 }
 

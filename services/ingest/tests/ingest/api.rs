@@ -962,6 +962,72 @@ async fn dead_letters_are_read_newest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_was_set_aside_is_replayed_and_nothing_else_is() {
+    let world = World::with_records("").await;
+    let whole = json!({"name": "Replayed", "severity": "page"}).to_string();
+    let letters = [
+        ("fist.alerts.webhook", "ingest", whole.as_str(), whole.len()),
+        ("fist.alerts.webhook", "ingest", "{\"name\": \"cut", 1_000_000),
+        ("fist.alerts.webhook", "ingest", "\u{fffd}", 3),
+        (
+            "fist.cmd.cli.default.01932f4e-7a4b-7c3d-9f10-2a4b6c8d0e1f",
+            "cli",
+            "{}",
+            2,
+        ),
+        (
+            "fist.fact.default.01932f4e-7a4b-7c3d-9f10-2a4b6c8d0e1f.start",
+            "store-writer",
+            "{}",
+            2,
+        ),
+        ("elsewhere", "scheduler", "{}", 2),
+    ];
+    for (seq, (subject, consumer, payload, payload_bytes)) in letters.into_iter().enumerate() {
+        let letter = protocol::DeadLetter {
+            stream: "FIST_ALERTS".into(),
+            seq: seq as u64 + 1,
+            subject: subject.into(),
+            written_at: world.log.now(),
+            consumer: consumer.into(),
+            reason: "it cannot be read".into(),
+            deliveries: 1,
+            payload: payload.into(),
+            payload_bytes: payload_bytes as u64,
+        };
+        world.log.dead_letter(letter).await.unwrap();
+    }
+    let replay = |id: u64| {
+        let url = format!("{}/api/v1/deadletters/{id}/replay", world.ingest.base);
+        world.client.post(url)
+    };
+    let answer = answered(replay(1), 202).await;
+    assert_eq!(
+        (&answer["id"], &answer["subject"]),
+        (&json!(1), &json!("fist.alerts.webhook"))
+    );
+    let alert = until("the alert has its disposition", || async {
+        let page = answered(world.get("/api/v1/alerts"), 200).await;
+        page["items"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(
+        (&alert["name"], &alert["source"]),
+        (&json!("Replayed"), &json!("webhook"))
+    );
+    for (id, part) in [
+        (2, "have webhook send it again"),
+        (3, "have webhook send it again"),
+        (4, "run the workflow again"),
+        (5, "fist store rebuild"),
+        (6, "only alerts can be replayed"),
+    ] {
+        refused(replay(id), 409, part).await;
+    }
+    refused(replay(99), 404, "there is no dead letter 99").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn budgets_show_what_is_used_reserved_and_left_today() {
     let file = "[agent]\nbudget_tokens_per_day = 50_000\nnamespace_budget_tokens_per_day = { idle = 20_000, free = 0 }";
     let world = World::with(file).await;

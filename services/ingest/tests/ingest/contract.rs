@@ -112,15 +112,15 @@ async fn the_document_and_the_server_are_one() {
         .await;
     let execution = world.recorded(1).await[0].executions[0];
     let letter = protocol::DeadLetter {
-        stream: "FIST_LOG".into(),
+        stream: "FIST_ALERTS".into(),
         seq: 1,
-        subject: "x".into(),
+        subject: "fist.alerts.webhook".into(),
         written_at: protocol::Timestamp::default(),
-        consumer: "scheduler".into(),
+        consumer: "ingest".into(),
         reason: "r".into(),
         deliveries: 1,
-        payload: String::new(),
-        payload_bytes: 0,
+        payload: r#"{"name": "C"}"#.into(),
+        payload_bytes: 13,
     };
     bus::Log::dead_letter(&world.log, letter).await.unwrap();
     let alert = until("the alert is read", || async {
