@@ -40,9 +40,6 @@ const ALERT_BYTES_MAX: usize = 32 * 1024;
 const RESERVE_PART: u32 = 3;
 /// Time that is kept for writing the result: at most this, and at most a tenth of the step's time.
 const MARGIN_MAX: Duration = Duration::from_secs(2);
-/// Bytes of a token, on the safe side: English prose has four, logs and JSON three.
-const TOKEN_BYTES: usize = 3;
-
 /// Between two times that a cluster which is away is asked for a key.
 const KEY_AGAIN: Policy = Policy {
     first: Duration::from_secs(1),
@@ -344,7 +341,7 @@ pub fn margin(whole: Duration) -> Duration {
 
 /// Bytes of results that one request carries.
 pub(crate) fn context_bytes_max(agent: &config::Agent) -> usize {
-    agent.context_tokens_max.saturating_mul(TOKEN_BYTES)
+    agent.context_tokens_max.saturating_mul(llm::TOKEN_BYTES)
 }
 
 /// The same output with long texts cut and long lists shortened, at most `bytes_max` of JSON.

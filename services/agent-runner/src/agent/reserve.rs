@@ -14,12 +14,9 @@ use super::{
 };
 use crate::{
     budget::{Granted, Held, Wanted},
-    llm::Message,
-    tools::submit_findings,
+    llm::{Message, TOKEN_BYTES},
+    tools::{read_more, submit_findings},
 };
-
-/// Bytes that make a token at least, in what is estimated before a call.
-const TOKEN_BYTES: u64 = 3;
 
 /// That there was no room for a call in the namespace's budget.
 pub(super) struct NoRoom {
@@ -79,12 +76,13 @@ impl Investigation<'_> {
         });
         let mut new_bytes: usize = new.sum();
         if standing.turns == 0 {
-            let specs = self.toolbox.specs().into_iter().chain([submit_findings::spec()]);
+            let always = [read_more::spec(), submit_findings::spec()];
+            let specs = self.toolbox.specs().into_iter().chain(always);
             let specs = specs.map(|spec| spec.description.len() + spec.schema.to_string().len());
             new_bytes += prompt::SYSTEM.len() + specs.sum::<usize>();
         }
         let written = standing.last.map_or(0, |turn| turn.usage.output_tokens);
-        let new_tokens = (new_bytes as u64).div_ceil(TOKEN_BYTES);
+        let new_tokens = new_bytes.div_ceil(TOKEN_BYTES) as u64;
         standing.last_input_tokens + written + new_tokens + u64::from(self.limits.output_tokens_max)
     }
 

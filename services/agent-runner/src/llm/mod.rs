@@ -55,6 +55,9 @@ pub struct Request<'a> {
     pub idempotency_key: &'a str,
 }
 
+/// Bytes of a token, on the safe side: English prose has four, logs and JSON three.
+pub const TOKEN_BYTES: usize = 3;
+
 /// The header that names a question.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 

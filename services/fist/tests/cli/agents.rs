@@ -78,6 +78,14 @@ async fn what_an_agent_did_is_shown_turn_by_turn() {
             .contains("\"status\":\"alive\"")
     );
 
+    let logs = up.prints(&["logs", &id]).await;
+    assert!(
+        logs.starts_with("I ask the server.\n→ curl {\"url\":\"http://127.0.0.1:")
+            && logs.contains("\n← curl ")
+            && logs.contains(" s)\nThe server says that it is well.\n"),
+        "{logs}"
+    );
+    assert_eq!(up.prints(&["logs", &id, "--follow"]).await, logs);
     let report = up.prints(&["report", &id]).await;
     for part in [
         "## Investigation `look`: complete",

@@ -13,10 +13,10 @@ use std::{
 };
 
 use axum::{body::Body, http::StatusCode};
-use bus::{Blobs, LogMessage, Position};
+use bus::{Blobs, Log, LogMessage, Position};
 use futures_util::{StreamExt, stream};
 use protocol::{
-    BlobRef, Subject,
+    Attempt, BlobRef, ExecutionId, Namespace, StepName, Subject,
     views::{ExecutionView, StepView},
 };
 use serde_json::{Map, Value};
@@ -24,10 +24,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, App, Call, events, executions, problem::Problem, with_type};
-use crate::story::Event;
+use crate::story::{Event, Story};
 
 /// Pieces that wait for a slow reader.
 const WAITING_MAX: usize = 32;
+/// Characters of a call, and of why it failed.
+const CALL_CHARS_MAX: usize = 300;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What the steps printed so far, or until the end.
@@ -40,11 +42,11 @@ pub async fn text(app: Arc<App>, call: Call) -> Answer {
             id,
             start_seq,
         } => (namespace, id, start_seq),
-        executions::Place::Record(view) => return finished(&app, *view, wanted.as_deref()),
+        executions::Place::Record(view) => return finished(app, *view, wanted.as_deref()),
     };
     if !call.query.is_true("follow") {
         let view = executions::found(&app, &id.to_string()).await?;
-        return finished(&app, view, wanted.as_deref());
+        return finished(app, view, wanted.as_deref());
     }
     let permit = events::permit(&app)?;
     let sources = events::Sources::open(&app, &namespace, id, start_seq, Position::All).await?;
@@ -69,7 +71,7 @@ pub async fn text(app: Arc<App>, call: Call) -> Answer {
     ))
 }
 
-fn finished(app: &App, view: ExecutionView, wanted: Option<&str>) -> Answer {
+fn finished(app: Arc<App>, view: ExecutionView, wanted: Option<&str>) -> Answer {
     let names: Vec<&str> = view.steps.iter().map(|step| step.name.as_str()).collect();
     if let Some(wanted) = wanted.filter(|wanted| !names.contains(wanted)) {
         return Err(Problem::not_found(format!(
@@ -84,12 +86,13 @@ fn finished(app: &App, view: ExecutionView, wanted: Option<&str>) -> Answer {
         .into_iter()
         .filter(|step| step.status.is_terminal() && wanted.is_none_or(|wanted| step.name == wanted))
         .collect();
-    let blobs = app.blobs.clone();
+    let (namespace, id) = (view.summary.namespace, view.summary.id);
     let texts = stream::iter(steps).then(move |step| {
-        let blobs = blobs.clone();
+        let (app, namespace) = (Arc::clone(&app), namespace.clone());
         async move {
             let (error, message) = (step.error.as_deref(), step.message.as_deref());
-            let text = printed(&blobs, step.output.as_ref(), error, message).await;
+            let mut text = looked(&app, &namespace, id, &step).await;
+            text.push_str(&printed(&app.blobs, step.output.as_ref(), error, message).await);
             Ok::<_, Infallible>(prefixed(&text, &step.name, is_prefixed))
         }
     });
@@ -143,12 +146,21 @@ impl Teller {
                         .map_or(0, Vec::len);
                     self.is_prefixed = self.wanted.is_none() && steps > 1;
                 }
+                "agent.turn" | "agent.tool" if !self.looked(event).await => return false,
                 "step.completed" if !self.completed(event).await => return false,
                 "execution.completed" => return false,
                 _ => {}
             }
         }
         true
+    }
+
+    async fn looked(&self, event: &Event) -> bool {
+        let step = event.step.as_deref().unwrap_or_default();
+        self.is_unwanted(step)
+            || self
+                .send(prefixed(&of_agent(event), step, self.is_prefixed))
+                .await
     }
 
     async fn completed(&mut self, event: &Event) -> bool {
@@ -197,6 +209,61 @@ impl Teller {
     async fn send(&self, text: String) -> bool {
         text.is_empty() || self.sender.send(text).await.is_ok()
     }
+}
+
+/// What an agent said and called on its way, as far as the log still has it.
+async fn looked(app: &App, namespace: &Namespace, id: ExecutionId, step: &StepView) -> String {
+    let (Ok(name), Ok(attempt)) = (StepName::new(&step.name), Attempt::try_from(step.attempt)) else {
+        return String::new();
+    };
+    if step.step_type != "agent" {
+        return String::new();
+    }
+    let turns = app.log.read_turns(namespace, id, &name, attempt).await;
+    // Its findings are in the record all the same.
+    let turns = turns.unwrap_or_default();
+    let mut story = Story::default();
+    turns
+        .iter()
+        .flat_map(|turn| story.read(turn))
+        .map(|event| of_agent(&event))
+        .collect()
+}
+
+/// An answer of a model, or what a tool gave, in a line or a few.
+fn of_agent(event: &Event) -> String {
+    let of = |key: &str| event.more.get(key).unwrap_or(&Value::Null);
+    let call = |tool: &Value, arguments: &Value| -> String {
+        let line = format!("{} {arguments}", tool.as_str().unwrap_or_default());
+        line.chars().take(CALL_CHARS_MAX).collect()
+    };
+    let mut text = String::new();
+    match event.kind {
+        "agent.turn" => {
+            let said = event.message.as_deref().unwrap_or_default().trim();
+            text.extend(said.lines().map(|line| format!("{line}\n")));
+            for asked in of("calls").as_array().into_iter().flatten() {
+                // What it submits is the step's output, which follows.
+                if asked["tool"] != "submit_findings" {
+                    text.push_str(&format!("→ {}\n", call(&asked["tool"], &asked["arguments"])));
+                }
+            }
+        }
+        "agent.tool" => {
+            let seconds = of("duration_ms").as_f64().unwrap_or(0.0) / 1000.0;
+            let error = event.error.as_deref().and_then(|error| error.lines().next());
+            let error: String = error.unwrap_or_default().chars().take(CALL_CHARS_MAX).collect();
+            let end = if error.is_empty() {
+                String::new()
+            } else {
+                format!(": {error}")
+            };
+            let line = call(of("tool"), of("arguments"));
+            text.push_str(&format!("← {line} ({seconds:.1} s){end}\n"));
+        }
+        _ => {}
+    }
+    text
 }
 
 /// What a step printed, as text with a newline at its end: a command's output, an agent's findings, how a
