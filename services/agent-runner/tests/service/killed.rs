@@ -205,9 +205,10 @@ async fn what_is_resumed_with_little_time_left_ends_in_time_with_what_there_is()
     ];
     let mock = Mock::start_by_turn(Dialect::Anthropic, replies).await;
     let process = Process::start(&bench, &mock);
-    // The task is handed out anew 15 s after its runner was killed: the time for anything but the ending is over then.
+    // The task is handed out anew 15 s after its runner was last heard of: when the time for anything but the ending is
+    // over, or nearly so.
     let task = bench
-        .hand_out(work(Dialect::Anthropic), Duration::from_secs(24))
+        .hand_out(work(Dialect::Anthropic), Duration::from_secs(32))
         .await;
     until("the second question", async || mock.requests().len() >= 2).await;
     drop(process);
