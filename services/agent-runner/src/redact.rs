@@ -155,7 +155,7 @@ impl Redactor {
         });
         text = replaced(text, &self.cookie, |found| self.tags.after(found, "cookie"));
         text = replaced(text, &self.userinfo, |found| match &found[2] {
-            redacted if redacted.starts_with(MARK) && redacted.ends_with(']') => found[0].to_owned(),
+            redacted if is_tag(redacted) => found[0].to_owned(),
             secret => format!("{}{}@", &found[1], self.tags.tag("credentials", secret)),
         });
         text = replaced(text, &self.signature, |found| self.tags.after(found, "signature"));
@@ -186,7 +186,7 @@ impl Redactor {
                     data.iter()
                         .map(|(key, value)| {
                             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                            let shown = match value.starts_with(MARK) {
+                            let shown = match is_tag(&value) {
                                 true => value,
                                 false => self.tags.tag("secret-data", &value),
                             };
@@ -212,7 +212,7 @@ impl Redactor {
     fn kubernetes_secrets<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
         let text = if self.secret_json.is_match(&text) {
             replaced(text, &self.secret_json_data, |found| match &found[2] {
-                data if data.contains(MARK) => found[0].to_owned(),
+                data if is_redacted_data(data) => found[0].to_owned(),
                 data => format!("{}{{\"\":\"{}\"}}", &found[1], self.tags.tag("secret-data", data)),
             })
         } else {
@@ -292,7 +292,7 @@ impl Tags {
                 match body.split_once(':').filter(|_| !body.starts_with(MARK)) {
                     Some((key, value)) => {
                         let tag = match value.trim() {
-                            value if value.starts_with(MARK) => value.to_owned(),
+                            value if is_tag(value) => value.to_owned(),
                             value => self.tag("secret-data", value),
                         };
                         out.push_str(&format!("{}{key}: {tag}\n", &line[..indent]));
@@ -301,7 +301,7 @@ impl Tags {
                     None if body.trim().is_empty() => out.push_str(line),
                     None => {
                         let tag = match body.trim() {
-                            value if value.starts_with(MARK) => value.to_owned(),
+                            value if is_tag(value) => value.to_owned(),
                             value => self.tag("secret-data", value),
                         };
                         out.push_str(&format!("{}{tag}\n", &line[..indent]));
@@ -326,6 +326,19 @@ fn replaced<'t>(text: Cow<'t, str>, regex: &Regex, by: impl Fn(&Captures<'_>) ->
     }
 }
 
+/// Whether this is one of our replacements and nothing else, or as much of it as a pattern takes for a value: to its
+/// `#`, or to its last bracket.
+fn is_tag(value: &str) -> bool {
+    static TAG: LazyLock<Regex> = LazyLock::new(|| known(r"^\[REDACTED:[a-z-]+(?:#[0-9a-f]{4}\]?)?$"));
+    TAG.is_match(value)
+}
+
+/// Whether the data of a Secret's JSON was replaced already, as a whole.
+fn is_redacted_data(data: &str) -> bool {
+    let parts = data.trim().trim_start_matches(['\\', '"']).strip_prefix(':');
+    parts.is_some_and(|value| is_tag(value.trim_matches(['\\', '"'])))
+}
+
 /// `text` without the tags: what deployments with different keys agree on.
 pub fn untagged(text: &str) -> String {
     static TAG: LazyLock<Regex> = LazyLock::new(|| known(r"(\[REDACTED:[a-z-]+)#[0-9a-f]{4}\]"));
@@ -339,11 +352,7 @@ fn is_harmless(value: &str) -> bool {
     ]
     .iter()
     .any(|word| value.eq_ignore_ascii_case(word));
-    is_word
-        || value.starts_with('<')
-        || value.starts_with(MARK)
-        || value.starts_with("${")
-        || value.starts_with("$(")
+    is_word || value.starts_with('<') || is_tag(value) || value.starts_with("${") || value.starts_with("$(")
 }
 
 #[cfg(test)]
@@ -508,5 +517,26 @@ mod tests {
         );
         let by_chance = || tags(&Redactor::new(&[], []).unwrap());
         assert_ne!(by_chance(), by_chance());
+    }
+
+    #[test]
+    fn one_redacted_part_hides_no_other() {
+        let redactor = redactor();
+        for text in [
+            "{\"kind\":\"Secret\",\"stringData\":{\"a\":\"own-operator-key\",\"db\":\"hunter2xyzzy\"}}",
+            "{\\\"data\\\":{\\\"a\\\":\\\"[REDACTED:\\\",\\\"x\\\":\\\"hunter2xyzzy\\\"},\\\"kind\\\":\\\"Secret\\\"}",
+            "apiVersion: v1\ndata:\n  x: \"[REDACTED:own-key#ab12]:hunter2xyzzy\"\nkind: Secret\n",
+            "password=\"own-operator-key:hunter2xyzzy\"",
+            "postgres://own-operator-key:hunter2xyzzy@db/x",
+            "postgres://[REDACTED:own-key#ab12]:hunter2xyzzy@db/x",
+        ] {
+            let once = redactor.text(text);
+            assert!(!once.contains("hunter2xyzzy"), "{text} -> {once}");
+            assert_eq!(redactor.text(&once), once, "{text}");
+        }
+        let data = json!({"kind": "Secret", "data": {"a": "[REDACTED:own-key#ab12]:hunter2xyzzy"}});
+        let once = redactor.value(&data);
+        assert!(!once.to_string().contains("hunter2xyzzy"), "{once}");
+        assert_eq!(redactor.value(&once), once);
     }
 }

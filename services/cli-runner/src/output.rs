@@ -25,6 +25,9 @@ use crate::{
 /// Bytes of stdout that are looked at for a JSON value: what `kubectl get -o json` prints of a large object.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
 
+/// How kubectl begins what the API server said.
+const FROM_SERVER: &str = "Error from server";
+
 /// Where the whole of one stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spill {
@@ -136,7 +139,7 @@ impl Fix<'_> {
             proposed_by = self.work.proposed_by,
             command,
             outcome,
-            "a command that passed the fix gate has run"
+            "a command that passed the fix gate came to its end"
         );
         json!({
             "proposed_by": self.work.proposed_by,
@@ -150,12 +153,9 @@ impl Fix<'_> {
 
 /// How the attempt came out.
 pub fn outcome(task: &Task, finished: &Finished, dry_run: Option<&DryRun>) -> Outcome {
-    if let Some(refused) = dry_run.filter(|dry_run| dry_run.exit_code != 0) {
-        let said = refused.said.trim();
-        return Outcome::Failed(StepError {
-            reason: StepFailure::Refused,
-            message: format!("not run: the server refused it in a dry run: {said}"),
-        });
+    let failed_dry_run = dry_run.filter(|dry_run| dry_run.exit_code != 0);
+    if let (Some(dry_run), End::Exited(_)) = (failed_dry_run, &finished.end) {
+        return not_run(dry_run);
     }
     let (reason, message) = match &finished.end {
         End::Exited(0) => return Outcome::Succeeded,
@@ -175,6 +175,28 @@ pub fn outcome(task: &Task, finished: &Finished, dry_run: Option<&DryRun>) -> Ou
             StepFailure::Cancelled,
             "cancelled while the command ran; it was ended".to_owned(),
         ),
+    };
+    Outcome::Failed(StepError { reason, message })
+}
+
+/// A command whose dry run failed: the server said no, or it could not be asked.
+fn not_run(dry_run: &DryRun) -> Outcome {
+    let mut said = Capture::new(Limits {
+        inline_bytes_max: dry_run.said.len(),
+        spill_bytes_max: dry_run.said.len(),
+    });
+    said.push(dry_run.said.as_bytes());
+    let line = said.last_line().unwrap_or_default();
+    let (reason, message) = match dry_run.said.contains(FROM_SERVER) {
+        true => (
+            StepFailure::Refused,
+            format!("not run: the server refused it in a dry run: {line}"),
+        ),
+        false => {
+            let code = dry_run.exit_code;
+            let what = format!("not run: its dry run failed (exit code {code}): {line}");
+            (StepFailure::Command, what)
+        }
     };
     Outcome::Failed(StepError { reason, message })
 }
@@ -402,5 +424,56 @@ mod tests {
         );
         assert!(preview["stdout"].as_str().unwrap().contains("bytes not shown"));
         assert_eq!(preview.get("json"), None);
+    }
+
+    #[test]
+    fn a_dry_run_that_failed_says_whether_the_server_refused() {
+        let dry_run = |exit_code: i32, said: &str| DryRun {
+            exit_code,
+            said: said.into(),
+        };
+        for (end, dry_run, reason, part) in [
+            (
+                End::Exited(1),
+                dry_run(
+                    1,
+                    "warning: x\nError from server (Forbidden): pods \"a\" is forbidden",
+                ),
+                StepFailure::Refused,
+                "refused it in a dry run: Error from server (Forbidden)",
+            ),
+            (
+                End::Exited(127),
+                dry_run(127, "sh: kubectl: not found"),
+                StepFailure::Command,
+                "its dry run failed (exit code 127): sh: kubectl: not found",
+            ),
+            (
+                End::OutOfMemory(137),
+                dry_run(137, ""),
+                StepFailure::Command,
+                "OOMKilled",
+            ),
+            (
+                End::TimedOut(None),
+                dry_run(143, ""),
+                StepFailure::Timeout,
+                "timed out after",
+            ),
+            (
+                End::Exited(2),
+                dry_run(0, "pod/a deleted (server dry run)"),
+                StepFailure::Command,
+                "exit code 2",
+            ),
+        ] {
+            match outcome(&task(), &finished(end, b"", b""), Some(&dry_run)) {
+                Outcome::Failed(error) => {
+                    assert_eq!(error.reason, reason, "{error:?}");
+                    assert!(error.message.contains(part), "{error:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use bus::{
     runner::{Came, InHand, Tasks},
 };
 use bytes::Bytes;
-use protocol::{Begun, Body, Fact, StepFailure, Task, decode, encode, lane::CliWork};
+use protocol::{Begun, Body, Fact, Outcome, StepFailure, Task, decode, encode, lane::CliWork};
 
 use crate::{
     capture::{Capture, Limits},
@@ -141,7 +141,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         result: Result<Finished, ExecutorError>,
     ) -> Result<Came, Failure> {
         match result {
-            Ok(finished) => Ok(self.came(task, work, job, finished).await),
+            Ok(finished) => Ok(self.came(task, work, job, finished, None).await),
             Err(error) => self.came_to_nothing(task, work, job, error).await,
         }
     }
@@ -172,9 +172,8 @@ impl<L: Log, E: Executor> Runner<L, E> {
             }
             ExecutorError::Released(Some(finished)) if is_gated => {
                 let message = "unknown whether it ran: the runner was shut down while the command was running and ended it; look at what it was to change, it is not run a second time";
-                let came = self.came(task, work, job, *finished).await;
                 let outcome = self.tasks.failed(StepFailure::UnknownOutcome, message).outcome;
-                Ok(Came { outcome, ..came })
+                Ok(self.came(task, work, job, *finished, Some(outcome)).await)
             }
             ExecutorError::Released(_) => Err(Failure::Retry {
                 after: RELEASED_AFTER,
@@ -224,7 +223,15 @@ impl<L: Log, E: Executor> Runner<L, E> {
         }
     }
 
-    async fn came(&self, task: &Task, work: &CliWork, job: &Job, finished: Finished) -> Came {
+    /// What is left of a finished command. `known` is its outcome where that does not follow from how it ended.
+    async fn came(
+        &self,
+        task: &Task,
+        work: &CliWork,
+        job: &Job,
+        finished: Finished,
+        known: Option<Outcome>,
+    ) -> Came {
         let (dry_run, finished) = match work.dry_run {
             true => {
                 let (dry_run, stdout) = dry_run::split(finished.stdout, &job.name(), self.limits);
@@ -232,7 +239,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
             }
             false => (None, finished),
         };
-        let outcome = output::outcome(task, &finished, dry_run.as_ref());
+        let outcome = known.unwrap_or_else(|| output::outcome(task, &finished, dry_run.as_ref()));
         let (stdout, stderr) = (
             self.spill(&finished.stdout).await,
             self.spill(&finished.stderr).await,

@@ -10,8 +10,11 @@ use engine::fixgate::{Gate, GateContext};
 use protocol::turns::Usage;
 use serde_json::{Map, Value, json};
 
-use super::{BUDGET, transcript::Point};
-use crate::tools::cut::cut;
+use super::{
+    BUDGET,
+    transcript::{Point, ToolPoint},
+};
+use crate::tools::{cut::cut, read_more, window::without_numbers};
 
 /// Characters of the shortest quote that can support a fix: shorter ones occur everywhere.
 const SUPPORT_CHARS_MIN: usize = 4;
@@ -146,7 +149,7 @@ fn evidence(said: &Value, points: &[Point]) -> (Value, Grounding) {
         let text = |key: &str| item[key].as_str().unwrap_or_default();
         let (call_id, quote) = (text("call_id"), text("quote"));
         let found = points.iter().find_map(|point| match point {
-            Point::Tool(tool) if tool.call.id == call_id && occurs(quote, &tool.text) => Some(tool),
+            Point::Tool(tool) if is_of(tool, call_id) && occurs_in(quote, tool) => Some(tool),
             _ => None,
         });
         match found {
@@ -160,6 +163,18 @@ fn evidence(said: &Value, points: &[Point]) -> (Value, Grounding) {
     });
     let quotes = Value::Array(quotes.collect());
     (quotes, grounding)
+}
+
+/// Whether this is the call's own result, or what was read of it later.
+fn is_of(tool: &ToolPoint, call_id: &str) -> bool {
+    let is_more = tool.call.tool == read_more::NAME && tool.call.arguments["call_id"] == call_id;
+    tool.call.id == call_id || (is_more && !tool.is_error)
+}
+
+/// Whether `quote` stands in the result; the numbers of lines that were read are not part of it.
+fn occurs_in(quote: &str, tool: &ToolPoint) -> bool {
+    let is_numbered = [read_more::NAME, "read_file"].contains(&tool.call.tool.as_str());
+    occurs(quote, &tool.text) || (is_numbered && occurs(quote, &without_numbers(&tool.text)))
 }
 
 /// Whether `quote` stands in `text`; line breaks and runs of blanks are all the same.
@@ -276,7 +291,7 @@ mod tests {
     use expect_test::expect;
     use protocol::{Timestamp, turns::ToolCall};
 
-    use super::{super::transcript::ToolPoint, *};
+    use super::*;
 
     fn tool(id: &str, text: &str, is_error: bool) -> Point {
         Point::Tool(ToolPoint {
@@ -487,5 +502,48 @@ mod tests {
               "transcript_ref": "ref"
             }"#]]
         .assert_eq(&serde_json::to_string_pretty(&made(&said, &End::Submitted, false)).unwrap());
+    }
+
+    #[test]
+    fn what_was_read_on_is_evidence_of_the_call_it_is_of() {
+        let read = |id: &str, tool: &str, arguments: Value, text: &str| {
+            Point::Tool(ToolPoint {
+                call: ToolCall {
+                    id: id.into(),
+                    tool: tool.into(),
+                    arguments,
+                },
+                is_error: false,
+                text: text.into(),
+                whole: None,
+                started_at: Timestamp::default(),
+                at: Timestamp::default(),
+            })
+        };
+        let mut points = points();
+        points.push(read(
+            "m1",
+            "read_more",
+            json!({"call_id": "c1"}),
+            "the result of c1, 900 lines: lines 7 to 8\n7: panic: no memory\n8- at main.go:12",
+        ));
+        points.push(read(
+            "f1",
+            "read_file",
+            json!({"step": "a"}),
+            "stdout of a\n12: one\n13: two",
+        ));
+        for (call_id, quote, is_grounded) in [
+            ("c1", "panic: no memory at main.go:12", true),
+            ("m1", "panic: no memory at main.go:12", true),
+            ("m1", "7: panic: no memory", true),
+            ("c2", "panic: no memory", false),
+            ("f1", "one two", true),
+            ("c1", "one two", false),
+        ] {
+            let said = json!([{"call_id": call_id, "quote": quote}]);
+            let (evidence, _) = evidence(&said, &points);
+            assert_eq!(evidence[0]["grounded"], is_grounded, "{call_id} {quote}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::{Timestamp, turns::ToolCall};
 
 use super::transcript::{Point, ToolPoint};
-use crate::tools::read_more;
+use crate::tools::{STOPPED, read_more};
 
 /// After this time the same call may say something new.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
@@ -22,14 +22,16 @@ pub fn objection(points: &[Point], before: &[ToolCall], call: &ToolCall, now: Ti
     if let Some(same) = before.iter().find(|other| is_same(other)) {
         return Some(format!("{NOT_RUN}it is the same as {} of this answer", same.id));
     }
-    let made = || made(points).filter(|tool| tool.call.tool == call.tool);
-    let mut failures: Vec<&str> = made()
-        .filter(|tool| tool.is_error)
-        .map(|tool| tool.text.as_str())
+    let made = || made(points).filter(|(_, tool)| tool.call.tool == call.tool);
+    // A neighbour that is away fails all calls of one answer: that counts once. Time that ran out asks for less.
+    let mut failures: Vec<(&str, usize)> = made()
+        .filter(|(_, tool)| tool.is_error && !tool.text.starts_with(STOPPED))
+        .map(|(turn, tool)| (tool.text.as_str(), turn))
         .collect();
     failures.sort_unstable();
+    failures.dedup();
     let worn_out = failures
-        .chunk_by(|one, other| one == other)
+        .chunk_by(|(one, _), (other, _)| one == other)
         .find(|same| same.len() >= SAME_FAILURES_MAX);
     if let Some(same) = worn_out {
         return Some(format!(
@@ -39,9 +41,8 @@ pub fn objection(points: &[Point], before: &[ToolCall], call: &ToolCall, now: Ti
             same.len()
         ));
     }
-    let same = made()
-        .filter(|tool| !tool.is_error && is_same(&tool.call))
-        .last()?;
+    let same = made().map(|(_, tool)| tool);
+    let same = same.filter(|tool| !tool.is_error && is_same(&tool.call)).last()?;
     let age = now.since(same.at);
     (age < REPEAT_AFTER).then(|| {
         format!(
@@ -55,16 +56,22 @@ pub fn objection(points: &[Point], before: &[ToolCall], call: &ToolCall, now: Ti
     })
 }
 
-/// The results of calls that were made.
-fn made(points: &[Point]) -> impl Iterator<Item = &ToolPoint> {
-    points.iter().filter_map(|point| match point {
-        Point::Tool(tool) if !tool.text.starts_with(NOT_RUN) => Some(tool),
-        _ => None,
+/// The results of calls that were made, each with the number of its answer.
+fn made(points: &[Point]) -> impl Iterator<Item = (usize, &ToolPoint)> {
+    let mut turn = 0;
+    points.iter().filter_map(move |point| match point {
+        Point::Model(_) => {
+            turn += 1;
+            None
+        }
+        Point::Tool(tool) if !tool.text.starts_with(NOT_RUN) => Some((turn, tool)),
+        Point::Tool(_) => None,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::turns::{ModelTurn, Usage};
     use serde_json::json;
 
     use super::*;
@@ -90,11 +97,27 @@ mod tests {
 
     #[test]
     fn the_same_again_and_what_only_fails_is_not_called() {
+        let answer = Point::Model(ModelTurn {
+            turn: 1,
+            text: String::new(),
+            calls: Vec::new(),
+            stop_reason: String::new(),
+            usage: Usage::default(),
+            at: Timestamp::default(),
+        });
+        let fails = |n: usize, text: &str| gave(call("f", "kubectl", n as u32), true, text, 0);
         let failing = |times: usize| -> Vec<Point> {
-            (0..times)
-                .map(|n| gave(call("f", "kubectl", n as u32), true, "failed: no server", 0))
-                .collect()
+            let each = |n| [answer.clone(), fails(n, "failed: no server")];
+            (0..times).flat_map(each).collect()
         };
+        let slow = |n| {
+            [
+                answer.clone(),
+                fails(n, "stopped: the call took longer than 30.0 s"),
+            ]
+        };
+        let slow: Vec<Point> = (0..5).flat_map(slow).collect();
+        let at_once: Vec<Point> = (0..5).map(|n| fails(n, "failed: no server")).collect();
         let told = |text: &str| gave(call("t", "kubectl", 1), true, text, 0);
         let ok = gave(call("a", "kubectl", 1), false, "pods", 10);
         for (points, before, asked, at_s, expected) in [
@@ -132,6 +155,8 @@ mod tests {
                 Some("failed 3 times in the same way"),
             ),
             (failing(3), vec![], call("b", "curl", 7), 0, None),
+            (slow, vec![], call("b", "kubectl", 9), 0, None),
+            (at_once, vec![], call("b", "kubectl", 9), 0, None),
             (
                 vec![told("failed: a"), told("failed: b"), told("failed: a")],
                 vec![],

@@ -34,7 +34,7 @@ use crate::{
     llm::{self, Answer, LlmError, Provider, Request, scripted},
     redact::Redactor,
     runner,
-    tools::{Surroundings, Toolbox, submit_findings},
+    tools::{Surroundings, Toolbox, mcp, submit_findings},
 };
 use case::{Case, Fix, Problem};
 use recording::{FromRecording, Recording};
@@ -140,6 +140,12 @@ impl Evaluator {
     pub fn ready(&self, case: Case) -> Result<Ready, Vec<Problem>> {
         let mut wrong = self.refused_fixes(&case);
         let recording = Arc::new(Recording::new(case.answers.clone()));
+        wrong.extend(case.tools.iter().filter(|tool| tool.starts_with(mcp::PREFIX)).map(|tool| {
+            let message = format!(
+                "tools of MCP servers cannot be evaluated: leave `{tool}` out, with the answers of its tools"
+            );
+            ("tools", message)
+        }));
         let toolbox = self
             .toolbox(&case, &recording)
             .map_err(|message| wrong.push(("tools", message)))

@@ -277,7 +277,7 @@ impl Logs {
         let mut lines = series::notices(answer);
         let data = &answer["data"];
         if let Some(label) = &ask.listed {
-            listed(&mut lines, data, label);
+            listed(&self.redactor, &mut lines, data, label);
         } else if data["resultType"] == "streams" {
             self.streams(&mut lines, &data["result"], ask);
         } else {
@@ -302,14 +302,14 @@ impl Logs {
             lines.push(format!("no lines match {range}"));
             return;
         }
-        let (common, differing) = labels(streams);
+        let (common, differing) = labels(&self.redactor, streams);
         let total = entries.len();
         lines.push(format!(
             "{total} lines of {} streams {range}, oldest first",
             streams.len()
         ));
         if !common.is_empty() {
-            lines.push(format!("all of {}", labels_text(&common)));
+            lines.push(format!("all of {}", labels_text(&self.redactor, &common)));
         }
         let (sides, cut_side) = match ask.is_forward {
             true => (["oldest", "newer"], "end"),
@@ -437,7 +437,7 @@ fn kept(mut shown: Vec<(usize, String)>, bytes_max: usize, is_forward: bool) -> 
 }
 
 /// The labels that all streams share, and for each stream the others as text.
-fn labels(streams: &[Value]) -> (BTreeMap<&str, &str>, Vec<String>) {
+fn labels<'v>(redactor: &Redactor, streams: &'v [Value]) -> (BTreeMap<&'v str, &'v str>, Vec<String>) {
     let mut common: BTreeMap<&str, &str> = pairs(streams.first());
     for stream in streams.iter().skip(1) {
         common.retain(|name, value| stream["stream"][*name].as_str() == Some(*value));
@@ -449,7 +449,7 @@ fn labels(streams: &[Value]) -> (BTreeMap<&str, &str>, Vec<String>) {
             own.retain(|name, _| !common.contains_key(name));
             match own.is_empty() {
                 true => String::new(),
-                false => labels_text(&own),
+                false => labels_text(redactor, &own),
             }
         })
         .collect();
@@ -465,13 +465,13 @@ fn pairs(stream: Option<&Value>) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-/// Labels as LogQL writes them, so that they can be used in the next query.
-fn labels_text(labels: &BTreeMap<&str, &str>) -> String {
+/// Labels as LogQL writes them, so that they can be used in the next query; redacted before they are cut.
+fn labels_text(redactor: &Redactor, labels: &BTreeMap<&str, &str>) -> String {
     let pairs: Vec<String> = labels
         .iter()
         .map(|(name, value)| format!("{name}={}", Value::from(*value)))
         .collect();
-    let mut text = format!("{{{}}}", pairs.join(", "));
+    let mut text = redactor.text(&format!("{{{}}}", pairs.join(", ")));
     if text.len() > LABELS_BYTES_MAX {
         let at = text.floor_char_boundary(LABELS_BYTES_MAX);
         let rest = text.len() - at;
@@ -482,7 +482,7 @@ fn labels_text(labels: &BTreeMap<&str, &str>) -> String {
 }
 
 /// Names or values of labels.
-fn listed(lines: &mut Vec<String>, data: &Value, label: &str) {
+fn listed(redactor: &Redactor, lines: &mut Vec<String>, data: &Value, label: &str) {
     let values: Vec<&str> = data
         .as_array()
         .into_iter()
@@ -498,11 +498,12 @@ fn listed(lines: &mut Vec<String>, data: &Value, label: &str) {
         count => format!("{count} {of}"),
     });
     lines.extend(values.iter().take(VALUES_MAX).map(|value| {
+        let value = redactor.text(value);
         let at = value.floor_char_boundary(LABELS_BYTES_MAX);
         if at < value.len() {
             format!("{}… [{} bytes cut]", &value[..at], value.len() - at)
         } else {
-            (*value).to_owned()
+            value
         }
     }));
     if values.len() > VALUES_MAX {

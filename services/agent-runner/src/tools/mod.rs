@@ -18,7 +18,7 @@ pub mod read_more;
 pub mod schema;
 pub mod series;
 pub mod submit_findings;
-mod window;
+pub(crate) mod window;
 
 use std::{
     collections::BTreeSet,
@@ -96,6 +96,8 @@ pub struct Surroundings<'a> {
     pub redactor: &'a Redactor,
 }
 
+/// How the result of a call begins that took too long.
+pub const STOPPED: &str = "stopped: ";
 /// Bytes of a result that are kept for [`read_more`], beyond what is shown.
 const WHOLE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a call's arguments that the service's log shows.
@@ -282,7 +284,7 @@ impl Toolbox {
             Err(_) => Err((
                 "timeout",
                 format!(
-                    "stopped: the call took longer than {:.1} s; ask for less",
+                    "{STOPPED}the call took longer than {:.1} s; ask for less",
                     time.as_secs_f64()
                 ),
             )),

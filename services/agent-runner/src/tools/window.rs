@@ -53,10 +53,18 @@ impl Window {
     /// # Errors
     /// What is wrong with them, in words that a model can act on.
     pub fn read(arguments: &Value) -> Result<Self, String> {
-        let count = |key: &str, default: u64| {
-            usize::try_from(arguments[key].as_u64().unwrap_or(default)).unwrap_or(usize::MAX)
+        // A whole number may be written as 50.0.
+        let whole = |key: &str| {
+            let number = &arguments[key];
+            number
+                .as_i64()
+                .or_else(|| number.as_f64().map(|float| float as i64))
         };
-        let from_line = arguments["from_line"].as_i64().unwrap_or(1);
+        let count = |key: &str, default: u64| match whole(key) {
+            Some(number) => usize::try_from(number).unwrap_or(0),
+            None => usize::try_from(default).unwrap_or(usize::MAX),
+        };
+        let from_line = whole("from_line").unwrap_or(1);
         if from_line == 0 {
             return Err("from_line counts from 1; -1 is the last line".to_owned());
         }
@@ -204,4 +212,15 @@ fn matching(
         let _ = write!(told, "; more with from_line={}", last_shown + 2);
     }
     (told, page.body)
+}
+
+/// What [`Window::show`] shows without the lines' numbers.
+pub fn without_numbers(shown: &str) -> String {
+    let line = |line: &str| -> String {
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        let is_numbered = rest.len() < line.len();
+        let unnumbered = rest.strip_prefix(": ").or_else(|| rest.strip_prefix("- "));
+        unnumbered.filter(|_| is_numbered).unwrap_or(line).to_owned()
+    };
+    shown.lines().map(line).collect::<Vec<_>>().join("\n")
 }

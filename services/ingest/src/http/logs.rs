@@ -173,11 +173,13 @@ impl Teller {
         let of_output = printed(&self.blobs, event.output.as_ref(), None, None).await;
         let attempt = (step.clone(), event.attempt.unwrap_or(0));
         let told = self.lines.remove(&attempt);
+        // A dry run was told live as well; the output has it apart.
+        let dry_run = event.output.as_ref().map_or(0, dry_run_lines);
         self.over.insert(attempt);
         let text = match told {
             None => whole,
             // All of it was told already; what is left is how it ended.
-            Some(lines) if lines == of_output.lines().count() => {
+            Some(lines) if lines == of_output.lines().count() + dry_run => {
                 whole.strip_prefix(&of_output).unwrap_or_default().to_owned()
             }
             Some(_) => format!("--- some lines were missed; this is the whole ---\n{whole}"),
@@ -308,6 +310,13 @@ async fn printed(
         add(&format!("error: {error}"));
     }
     text
+}
+
+/// How many lines a command's dry run was told in: what it said, between two of our own.
+fn dry_run_lines(output: &Value) -> usize {
+    let output = output.get("preview").unwrap_or(output);
+    let said = output.pointer("/fix/dry_run/said").and_then(Value::as_str);
+    said.map_or(0, |said| 2 + said.lines().count().max(1))
 }
 
 /// One stream of a command: the whole where it was too long for the output and is kept beside it, else what the

@@ -32,8 +32,6 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::tools::cut::cut;
-
 /// Variables of our own environment that programs get.
 const KEPT: [&str; 2] = ["PATH", "HOME"];
 /// After its stdin was closed, and again after SIGTERM.
@@ -171,11 +169,19 @@ fn ending(status: io::Result<ExitStatus>, said: &str) -> String {
 /// The end of what is said on stderr, which is read to its end, so that nobody blocks on it.
 async fn tail(mut stderr: ChildStderr) -> String {
     let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut is_cut = false;
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..read]);
-        kept.drain(..kept.len().saturating_sub(STDERR_BYTES_MAX));
+        let excess = kept.len().saturating_sub(STDERR_BYTES_MAX);
+        kept.drain(..excess);
+        is_cut |= excess > 0;
     }
-    cut(String::from_utf8_lossy(&kept).into_owned(), STDERR_BYTES_MAX)
+    // A line without its beginning may hold the end of a secret, which nobody would recognise.
+    if is_cut {
+        let line = kept.iter().position(|byte| *byte == b'\n');
+        kept.drain(..line.map_or(kept.len(), |at| at + 1));
+    }
+    String::from_utf8_lossy(&kept).into_owned()
 }
 
 /// The process group of a program; killed when this is dropped, as when the runtime stops.

@@ -85,12 +85,20 @@ fn chosen(view: &TranscriptView) -> Result<&AttemptTranscript, Failure> {
 /// The case as YAML.
 fn case_of(id: &str, attempt: &AttemptTranscript) -> Result<String, Failure> {
     let redactor = Redactor::new(&[], []).map_err(Failure::failed)?;
+    // Those of MCP servers cannot be evaluated.
+    let (left_out, tools): (Vec<&String>, Vec<&String>) =
+        attempt.tools.iter().partition(|tool| tool.starts_with("mcp:"));
+    for tool in left_out {
+        show::aside(&format!(
+            "{tool} is left out: tools of MCP servers cannot be evaluated"
+        ));
+    }
     let mut begins = json!({
         "description": format!("Recorded from step {} of execution {id}.", attempt.step),
         "goal": redactor.text(&attempt.goal),
         "namespace": attempt.namespace,
         "at": attempt.dispatched_at.to_string(),
-        "tools": attempt.tools,
+        "tools": tools,
     });
     if let Some(alert) = &attempt.alert {
         begins["alert"] = redactor.value(alert);
