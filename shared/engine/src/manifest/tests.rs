@@ -779,6 +779,25 @@ fn a_fix_that_the_gate_will_refuse_is_known_before_the_incident() {
 }
 
 #[test]
+fn a_variable_that_holds_a_value_is_a_value_in_the_command() {
+    check(
+        &with_steps(
+            r#"  - {name: a, type: cli, command: 'eval "$V"', env: {V: "{{ alert.name }}"}}
+  - {name: b, type: cli, command: 'sh -c "$V"', env: {V: "{{ steps.a.output.stdout }}"}}
+  - {name: c, type: cli, command: '$V', env: {V: "x{{ alert.name }}"}}
+  - {name: d, type: cli, command: 'kubectl get pod $V', env: {V: "{{ alert.name }}"}}
+  - {name: e, type: cli, command: 'kubectl get pod "$V" "$W" && eval "$W"', env: {V: "{{ alert.name }}", W: "true"}}
+"#,
+        ),
+        &expect![[r#"
+            error: line 7: spec.steps[0].command: `$V` holds a value: `eval` reads this as code once more, so that escaping it for the shell is not enough; call the command directly, with the value as one of its arguments
+            error: line 8: spec.steps[1].command: `$V` holds a value: `sh` reads this as code once more, so that escaping it for the shell is not enough; pass it as an argument of its own: sh -c '… "$1"' sh {{ v }}
+            error: line 9: spec.steps[2].command: `$V` holds a value: a value cannot be the name of a command; write the name out, and pass the value as an argument
+            error: line 10: spec.steps[3].command: `$V` holds a value, which unquoted would become several words; write "$V""#]],
+    );
+}
+
+#[test]
 fn templates_are_checked_line_by_line() {
     check(
         &with_steps(

@@ -9,7 +9,7 @@
 
 mod references;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::condition::Condition;
 use crate::fixgate::{self, Gate};
@@ -195,12 +195,24 @@ impl Compiler<'_> {
 
     /// Compiles one template and checks what it reads. `None` where that was an error.
     fn template(&mut self, draft: &StepDraft, field: &str, source: &str, kind: Kind) -> Option<Template> {
+        self.template_with(draft, field, source, kind, &BTreeSet::new())
+    }
+
+    /// The same, for a command whose environment has `variables` that hold values.
+    fn template_with(
+        &mut self,
+        draft: &StepDraft,
+        field: &str,
+        source: &str,
+        kind: Kind,
+        variables: &BTreeSet<String>,
+    ) -> Option<Template> {
         let path = format!("{}.{field}", draft.path());
         if let Err(message) = check_size(source) {
             self.problems.push(Problem::error(path, message));
             return None;
         }
-        let compiled = Template::compile(source, kind, &self.names);
+        let compiled = Template::compile_with(source, kind, &self.names, variables);
         let in_broken;
         let references = match &compiled {
             Ok(template) => template.references(),
@@ -235,7 +247,6 @@ impl Compiler<'_> {
 
     fn cli(&mut self, draft: &StepDraft, cli: &CliStep) -> Option<CliWork> {
         let path = format!("{}.command", draft.path());
-        let command = self.template(draft, "command", &cli.command, Kind::Command);
         let env: Vec<(String, Template)> = cli
             .env
             .iter()
@@ -244,6 +255,11 @@ impl Compiler<'_> {
                 Some((name.clone(), template))
             })
             .collect();
+        let from_outside = env
+            .iter()
+            .filter(|(_, template)| !template.references().is_empty());
+        let variables = from_outside.map(|(name, _)| name.clone()).collect();
+        let command = self.template_with(draft, "command", &cli.command, Kind::Command, &variables);
         if let Some(line) = line_that_begins_with_a_dash(&cli.command) {
             let message =
                 "a line that begins with `-` is a command of its own; end the line before it with ` \\`";

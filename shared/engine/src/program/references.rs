@@ -15,10 +15,11 @@ use crate::nearest::{did_you_mean, nearest};
 use crate::problem::Problem;
 
 const CLI_KEYS: [&str; 6] = ["stdout", "stderr", "exit_code", "command", "duration_ms", "json"];
-const AGENT_KEYS: [&str; 14] = [
+const AGENT_KEYS: [&str; 15] = [
     "summary",
     "findings",
     "root_cause",
+    "ruled_out",
     "confidence",
     "recommendations",
     "can_auto_fix",

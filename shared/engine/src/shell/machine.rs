@@ -12,7 +12,7 @@ mod code;
 mod expansion;
 mod placing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Value;
 use super::command::{Command, Event, Mode, Taint, Word};
@@ -142,13 +142,16 @@ impl Machine {
         }
     }
 
-    /// A machine that takes `variables` to hold values from the beginning.
-    pub fn with_tainted<'n>(variables: impl IntoIterator<Item = &'n String>) -> Self {
-        let taint = Taint {
-            is_direct: false,
+    /// A machine that takes variables to hold values from the beginning: those of `given` just what came from outside,
+    /// those of `made` something made of it.
+    pub fn with_tainted(given: &BTreeSet<String>, made: &BTreeSet<String>) -> Self {
+        let taint = |is_direct| Taint {
+            is_direct,
             begins_option: false,
         };
-        let tainted = variables.into_iter().map(|name| (name.clone(), taint)).collect();
+        let made = made.iter().map(|name| (name.clone(), taint(false)));
+        let given = given.iter().map(|name| (name.clone(), taint(true)));
+        let tainted = made.chain(given).collect();
         Self {
             tainted,
             ..Self::new()

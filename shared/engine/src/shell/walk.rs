@@ -21,19 +21,20 @@ const VARIABLE_WALKS_MAX: usize = 16;
 /// Characters fed to the lexer, over all ways.
 const CHARACTERS_MAX: usize = 20_000_000;
 
-/// Finds what no value could make right in a command's template.
-pub(crate) fn check(nodes: &[Node], source: &str) -> Vec<TemplateError> {
-    if !holds_value(nodes) {
+/// Finds what no value could make right in a command's template. `variables` are those of its environment that hold
+/// values.
+pub(crate) fn check(nodes: &[Node], source: &str, variables: &BTreeSet<String>) -> Vec<TemplateError> {
+    if !holds_value(nodes) && variables.is_empty() {
         return Vec::new();
     }
     // A loop of the shell's can bring a variable's value back to what stands in front of it, so
     // the variables that hold values anywhere are collected first, and so on for those that get
     // them from these.
     let mut walks = 0;
-    let mut tainted: BTreeSet<String> = BTreeSet::new();
+    let mut tainted = variables.clone();
     let (mut walk, states) = loop {
         let mut walk = Walk::new(source);
-        let ended = walk.nodes(nodes, vec![Machine::with_tainted(&tainted)]);
+        let ended = walk.nodes(nodes, vec![Machine::with_tainted(variables, &tainted)]);
         let known = tainted.len();
         for state in &ended {
             let mut state = state.clone();

@@ -18,6 +18,7 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -155,6 +156,19 @@ impl Template {
     /// # Errors
     /// Everything that is wrong with it, in the order of the text.
     pub fn compile(source: &str, kind: Kind, steps: &[&str]) -> Result<Self, Vec<TemplateError>> {
+        Self::compile_with(source, kind, steps, &BTreeSet::new())
+    }
+
+    /// The same, for a command whose environment has `variables` that hold values.
+    ///
+    /// # Errors
+    /// As [`Template::compile`].
+    pub fn compile_with(
+        source: &str,
+        kind: Kind,
+        steps: &[&str],
+        variables: &BTreeSet<String>,
+    ) -> Result<Self, Vec<TemplateError>> {
         if let Some(offset) = source.find('\0') {
             return Err(vec![TemplateError::at(
                 source,
@@ -188,7 +202,7 @@ impl Template {
             {
                 analysis
                     .errors
-                    .extend(crate::shell::check(&analysis.nodes, source));
+                    .extend(crate::shell::check(&analysis.nodes, source, variables));
             }
             return Err(in_order(analysis.errors));
         }
@@ -200,7 +214,7 @@ impl Template {
         };
         if kind == Kind::Command && sole.is_none() {
             fold(&mut analysis.nodes, source)?;
-            let errors = crate::shell::check(&analysis.nodes, source);
+            let errors = crate::shell::check(&analysis.nodes, source, variables);
             if !errors.is_empty() {
                 return Err(in_order(errors));
             }

@@ -91,7 +91,7 @@ fn container(job: &Job, settings: &Settings, mark: &str) -> Container {
     let mut command = vec![
         "/bin/sh".to_owned(),
         "-c".to_owned(),
-        escaped(wrapper::SCRIPT),
+        escaped(&wrapper::script(wrapper::VOLUME_PATH)),
         escaped(mark),
     ];
     command.extend(job.program.argv().into_iter().map(escaped));

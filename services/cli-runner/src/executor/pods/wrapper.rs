@@ -17,7 +17,13 @@ use crate::returns::Returns;
 /// Where the volume for stderr is mounted.
 pub const VOLUME_PATH: &str = "/punching-fist";
 
-/// What `/bin/sh -c` runs, with the mark as `$0` and the command's argv as `$@`.
+/// What `/bin/sh -c` runs, with the mark as `$0` and the command's argv as `$@`; its files are in `directory`, a path of
+/// plain characters.
+pub fn script(directory: &str) -> String {
+    SCRIPT.replacen("DIRECTORY", directory, 1)
+}
+
+/// It, but for the directory.
 ///
 /// It needs no program but itself. Where `cat` or `dd` is there, stderr keeps its NUL bytes; where `mkfifo`, `tee`, `tr`
 /// and `sed` are there, lines keep their carriage returns: stdout then passes through `tee`, whose copy is squeezed to
@@ -27,8 +33,7 @@ pub const VOLUME_PATH: &str = "/punching-fist";
 /// its child by itself; and what the command left running is ended before anything is printed after it. Its own
 /// variables have names that no workflow's have: one that came from outside would be changed for the command as well.
 /// Pipes are opened for reading and writing first, since opening one end waits for the other.
-pub const SCRIPT: &str = r#"fist_d=${FIST_VOLUME:-/punching-fist}
-unset FIST_VOLUME
+const SCRIPT: &str = r#"fist_d=DIRECTORY
 fist_p=
 fist_t=
 fist_h=
@@ -354,9 +359,8 @@ mod tests {
         let mut command = Command::new(shell[0]);
         command
             .args(&shell[1..])
-            .args(["-c", SCRIPT, MARK])
+            .args(["-c", &script(volume(directory).to_str().unwrap()), MARK])
             .args(argv)
-            .env("FIST_VOLUME", volume(directory))
             .env("PATH", path)
             .stdin(Stdio::null());
         command
@@ -434,7 +438,18 @@ mod tests {
     fn the_workflow_s_variables_reach_the_command_as_they_are() {
         let directory = tempfile::tempdir().unwrap();
         let path = std::env::var("PATH").unwrap();
-        let names = ["a", "c", "e", "l", "p", "t", "q", "status"];
+        let names = [
+            "a",
+            "c",
+            "e",
+            "l",
+            "p",
+            "t",
+            "q",
+            "status",
+            "FIST_VOLUME",
+            "DIRECTORY",
+        ];
         for shell in shells() {
             let mut command = wrapped(&shell, directory.path(), &path, &["env"]);
             let output = command.envs(names.map(|name| (name, "own"))).output().unwrap();
@@ -447,7 +462,6 @@ mod tests {
                     "{shell:?}: {line}: {said}"
                 );
             }
-            assert!(!said.contains("FIST_VOLUME"), "{shell:?}: {said}");
         }
     }
 
@@ -482,10 +496,10 @@ mod tests {
         let command = "trap 'exit 9' TERM; kill -TERM $PPID; i=0; \
                        while [ $i -lt 100 ]; do sleep 0.05; i=$((i+1)); done; exit 1";
         for shell in shells() {
+            let held_up = held_up.replacen("DIRECTORY", volume(directory.path()).to_str().unwrap(), 1);
             let output = Command::new(shell[0])
                 .args(&shell[1..])
                 .args(["-c", &held_up, MARK, "/bin/sh", "-c", command])
-                .env("FIST_VOLUME", volume(directory.path()))
                 .env("PATH", &path)
                 .stdin(Stdio::null())
                 .output()
