@@ -124,10 +124,11 @@ impl Fix<'_> {
     /// What stands in the step's output; it is logged as well.
     pub fn record(&self, task: &Task, outcome: &Outcome) -> Value {
         let command = self.argv.join(" ");
-        let outcome = match outcome {
-            Outcome::Succeeded => "succeeded".to_owned(),
-            Outcome::Failed(error) => error.message.clone(),
-            Outcome::Skipped { message } => message.clone(),
+        // What a command said may hold a secret: it goes to the record, and not to the log.
+        let (outcome, kind) = match outcome {
+            Outcome::Succeeded => ("succeeded".to_owned(), "succeeded".to_owned()),
+            Outcome::Failed(error) => (error.message.clone(), format!("{:?}", error.reason)),
+            Outcome::Skipped { message } => (message.clone(), "skipped".to_owned()),
         };
         tracing::info!(
             target: "audit",
@@ -138,7 +139,7 @@ impl Fix<'_> {
             attempt = %task.attempt,
             proposed_by = self.work.proposed_by,
             command,
-            outcome,
+            outcome = kind,
             "a command that passed the fix gate came to its end"
         );
         json!({

@@ -27,7 +27,7 @@ pub struct Admission {
 pub enum Closed {
     /// The log, or the store of large bodies, is too full.
     #[error(
-        "the log, or the store of large bodies, is {percent} % full, and the rest is kept for what runs (nats.admission_stop_percent); raise nats.log_bytes_max or nats.blobs_bytes_max and run `fist nats init`, or wait for old messages to expire"
+        "the log, or the store of large bodies, is {percent} % full, and the rest is kept for what runs (nats.admission_stop_percent); raise nats.log_bytes_max or nats.blobs_bytes_max and run `fist nats init`; messages of the log expire by themselves, large bodies do not"
     )]
     Full {
         /// How full it may be.
