@@ -46,12 +46,12 @@ pub fn split(stdout: Capture, job: &str, limits: Limits) -> (Option<DryRun>, Cap
     let Some((answer, rest_at)) = answer(stdout.kept(), job) else {
         return (None, stdout);
     };
-    let mut own = Capture::new(limits);
-    own.push(&stdout.kept()[rest_at..]);
     if !stdout.is_whole() {
         // A command that prints megabytes after its dry run: better all of it than a part.
         return (Some(answer), stdout);
     }
+    let mut own = Capture::new(limits);
+    own.push(&stdout.kept()[rest_at..]);
     (Some(answer), own)
 }
 

@@ -14,7 +14,7 @@ use super::{
     BUDGET,
     transcript::{Point, ToolPoint},
 };
-use crate::tools::{cut::cut, read_more, window::without_numbers};
+use crate::tools::{cut::cut, read_file, read_more, window::without_numbers};
 
 /// Characters of the shortest quote that can support a fix: shorter ones occur everywhere.
 const SUPPORT_CHARS_MIN: usize = 4;
@@ -173,7 +173,7 @@ fn is_of(tool: &ToolPoint, call_id: &str) -> bool {
 
 /// Whether `quote` stands in the result; the numbers of lines that were read are not part of it.
 fn occurs_in(quote: &str, tool: &ToolPoint) -> bool {
-    let is_numbered = [read_more::NAME, "read_file"].contains(&tool.call.tool.as_str());
+    let is_numbered = [read_more::NAME, read_file::NAME].contains(&tool.call.tool.as_str());
     occurs(quote, &tool.text) || (is_numbered && occurs(quote, &without_numbers(&tool.text)))
 }
 

@@ -535,9 +535,14 @@ impl Investigation<'_> {
 
     /// Runs calls at the same time, and records each result as it comes.
     async fn run_calls(&self, points: &mut Vec<Point>, calls: Vec<ToolCall>) -> Result<(), Interrupted> {
-        let room = self.limits.calls_max.saturating_sub(Standing::of(points).calls) as usize;
+        let standing = Standing::of(points);
+        let is_cut = standing.stop() == Some(Stop::Length);
+        let room = self.limits.calls_max.saturating_sub(standing.calls) as usize;
         let ways: Vec<Way> = (0..calls.len())
-            .map(|at| self.way(points, &calls[..at], &calls[at], at < room))
+            .map(|at| match is_cut {
+                true => self.way_of_a_cut_answer(),
+                false => self.way(points, &calls[..at], &calls[at], at < room),
+            })
             .collect();
         let running = futures_util::stream::iter(calls.into_iter().zip(ways))
             .map(|(call, way)| self.run_call(call, way))
@@ -549,15 +554,15 @@ impl Investigation<'_> {
         Ok(())
     }
 
+    fn way_of_a_cut_answer(&self) -> Way {
+        Way::not_run(&format!(
+            "your answer was cut off at the limit of {} tokens, so this call may be incomplete. Be shorter",
+            self.limits.output_tokens_max
+        ))
+    }
+
     /// How a call is answered. `before` are the calls of the same answer that stand before it.
     fn way(&self, points: &[Point], before: &[ToolCall], call: &ToolCall, is_in_budget: bool) -> Way {
-        let standing = Standing::of(points);
-        if standing.stop() == Some(Stop::Length) {
-            return Way::not_run(&format!(
-                "your answer was cut off at the limit of {} tokens, so this call may be incomplete. Be shorter",
-                self.limits.output_tokens_max
-            ));
-        }
         if call.tool == submit_findings::NAME {
             let problems = submit_findings::problems(&call.arguments).join("; ");
             return Way::Told(format!(

@@ -111,7 +111,7 @@ const TOOLS: [(&str, Make); 5] = [
     ("promql", promql::make),
     ("curl", curl::make),
     ("logs", logs::make),
-    ("read_file", read_file::make),
+    (read_file::NAME, read_file::make),
 ];
 
 /// The tools of one step.

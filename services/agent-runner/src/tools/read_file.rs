@@ -21,6 +21,9 @@ use super::{
 };
 use crate::{artefacts::Earlier, redact::Redactor};
 
+/// By what name workflows and models call it.
+pub const NAME: &str = "read_file";
+
 /// Bytes of a text that are looked at: twice what `cli.output_spill_bytes_max` is by default.
 const TEXT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Steps that the description names.

@@ -14,7 +14,7 @@ use protocol::{
 };
 use serde_json::json;
 
-use super::{Answer, App, Call, problem::Problem};
+use super::{Answer, App, Call, problem::Problem, webhooks};
 
 /// Characters of a payload in a list; one dead letter has all that was kept.
 const LISTED_CHARS_MAX: usize = 2048;
@@ -74,15 +74,7 @@ pub async fn replay(app: Arc<App>, call: Call) -> Answer {
             letter.payload_bytes
         )));
     }
-    app.admission
-        .check()
-        .await
-        .map_err(|closed| Problem::unavailable(closed.to_string()))?;
-    let delivery = app
-        .log
-        .publish_intake(&source, letter.payload.into_bytes())
-        .await
-        .map_err(|error| Problem::unavailable(format!("the alert is not durable: {error}")))?;
+    let delivery = webhooks::made_durable(&app, &source, letter.payload.into_bytes()).await?;
     let body = json!({"id": id, "subject": letter.subject, "delivery": delivery});
     super::json(StatusCode::ACCEPTED, &body)
 }

@@ -42,24 +42,28 @@ pub async fn post(app: Arc<App>, call: Call) -> Answer {
             .collect();
         return Err(Problem::bad_request(reasons.join("\n")));
     }
-    app.admission
-        .check()
-        .await
-        .map_err(|closed| Problem::unavailable(closed.to_string()))?;
-    let delivery = app
-        .log
-        .publish_intake(&source, call.body.to_vec())
-        .await
-        .map_err(|error| match error {
-            LogError::TooLarge { bytes_max, .. } => {
-                Problem::too_large("the body", "the NATS server's max_payload", bytes_max)
-            }
-            error => Problem::unavailable(format!("the alert is not durable: {error}")),
-        })?;
+    let delivery = made_durable(&app, &source, call.body.to_vec()).await?;
     let rejected = alerts.len() - accepted;
     let mut body = json!({ "accepted": accepted, "delivery": delivery });
     if rejected > 0 {
         body["rejected"] = json!(rejected);
     }
     json(StatusCode::ACCEPTED, &body)
+}
+
+/// Puts alerts where they wait to be worked on, if there is room; gives the number of their delivery.
+pub(super) async fn made_durable(app: &App, source: &SourceName, payload: Vec<u8>) -> Result<u64, Problem> {
+    app.admission
+        .check()
+        .await
+        .map_err(|closed| Problem::unavailable(closed.to_string()))?;
+    app.log
+        .publish_intake(source, payload)
+        .await
+        .map_err(|error| match error {
+            LogError::TooLarge { bytes_max, .. } => {
+                Problem::too_large("the body", "the NATS server's max_payload", bytes_max)
+            }
+            error => Problem::unavailable(format!("the alert is not durable: {error}")),
+        })
 }
