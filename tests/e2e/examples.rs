@@ -2,8 +2,9 @@
 //! its agent's turns from the file beside it. Programs that need a cluster, a database or a certificate at
 //! their other end are played by scripts that print what these print.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, path::Path};
 
+use bus::testing::write_program;
 use serde_json::Value;
 
 use crate::product::{Product, root};
@@ -43,8 +44,7 @@ pub fn stand_ins(directory: &Path) -> String {
     fs::create_dir_all(&bin).unwrap();
     for (name, script) in STAND_INS {
         let path = bin.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&path, &format!("#!/bin/sh\n{script}"));
     }
     bin.to_string_lossy().into_owned()
 }

@@ -83,7 +83,7 @@ fn answer(text: &[u8], job: &str) -> Option<(DryRun, usize)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::{os::unix::fs::PermissionsExt as _, process::Command};
+    use std::process::Command;
 
     use super::*;
 
@@ -96,8 +96,7 @@ mod tests {
     fn run(kubectl: &str, arguments: &[&str]) -> (i32, Option<DryRun>, String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kubectl");
-        std::fs::write(&path, format!("#!/bin/sh\n{kubectl}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        bus::testing::write_program(&path, &format!("#!/bin/sh\n{kubectl}\n"));
         let argv: Vec<String> = [path.to_str().unwrap()]
             .iter()
             .chain(arguments)

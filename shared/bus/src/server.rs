@@ -114,15 +114,12 @@ fn probe(path: &Path) -> Result<ServerBinary, String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn fake(directory: &Path, says: &str) -> PathBuf {
         std::fs::create_dir_all(directory).unwrap();
         let path = directory.join("nats-server");
-        std::fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        crate::testing::write_program(&path, &format!("#!/bin/sh\necho '{says}'\n"));
         path
     }
 

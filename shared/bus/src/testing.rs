@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
@@ -187,4 +188,26 @@ impl Drop for TestNats {
         self.kill9();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Writes a script that can be run at once. Another process writes it: while this one has it open to write, a
+/// child that another thread starts meanwhile has it open too, and running it fails with "Text file busy".
+pub fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("/bin/sh: {error}"));
+    let mut stdin = shell.stdin.take().unwrap_or_else(|| panic!("stdin was piped"));
+    stdin
+        .write_all(text.as_bytes())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    drop(stdin);
+    let status = shell.wait().unwrap_or_else(|error| panic!("/bin/sh: {error}"));
+    assert!(
+        status.success(),
+        "{} could not be written: {status}",
+        path.display()
+    );
 }

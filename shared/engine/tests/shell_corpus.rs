@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -565,13 +566,24 @@ fn shells() -> Vec<(&'static str, Vec<&'static str>)> {
         .collect()
 }
 
+/// Writes a script by another process: while this one has it open to write, so has a child that another thread
+/// starts meanwhile, and running it fails with "Text file busy".
+fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
+}
+
 /// A directory with `argv`, which prints its arguments, each ended by NUL.
 fn directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let argv = directory.path().join("argv");
-    std::fs::write(&argv, "#!/bin/sh\nfor a do printf '%s\\0' \"$a\"; done\n").unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&argv, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&argv, "#!/bin/sh\nfor a do printf '%s\\0' \"$a\"; done\n");
     directory
 }
 
@@ -1584,9 +1596,7 @@ fn ordinary_commands_are_admitted_and_deliver() {
     std::fs::create_dir(directory.path().join("bin")).unwrap();
     for name in NOTED {
         let path = directory.path().join("bin").join(name);
-        std::fs::write(&path, "#!/bin/sh\nprintf '%s\\0' \"$@\" >>\"$HOME/noted\"\n").unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&path, "#!/bin/sh\nprintf '%s\\0' \"$@\" >>\"$HOME/noted\"\n");
     }
     // A busybox that stands alone runs its own `df` whatever PATH says, and notes nothing.
     let obeys_path = |shell: &[&str]| {

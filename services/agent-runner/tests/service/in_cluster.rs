@@ -89,8 +89,7 @@ impl Kubectl {
             "#!/bin/sh\n{{ env; stat -c 'mode %a' \"$KUBECONFIG\"; cat \"$KUBECONFIG\"; echo; }} >> {}\nexec kubectl \"$@\"\n",
             seen.display()
         );
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, &script);
         let mut tools = Config::default().tools;
         tools.kubectl_bin = program.display().to_string();
         let surroundings = Surroundings {

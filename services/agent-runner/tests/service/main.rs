@@ -8,9 +8,12 @@ mod killed;
 #[path = "../mock/mod.rs"]
 mod mock;
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use bus::{Appended, Connection, Log, NatsLog, Position, testing::TestNats};
+use bus::{
+    Appended, Connection, Log, NatsLog, Position,
+    testing::{TestNats, write_program},
+};
 use futures_util::StreamExt as _;
 use mock::{DIALECTS, Dialect, KEY, Mock, PLANTED, Reply, submits};
 use protocol::{
@@ -63,8 +66,7 @@ impl Bench {
             "#!/bin/sh\necho \"$@\" >> {}\necho 'web-1   CrashLoopBackOff'\necho 'env password={PLANTED}'\n",
             dir.path().join("calls").display()
         );
-        std::fs::write(&kubectl, script).unwrap();
-        std::fs::set_permissions(&kubectl, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&kubectl, &script);
         let mut config = Config::default();
         config.nats.url = nats.url();
         config.tools.kubectl_bin = kubectl.display().to_string();

@@ -277,8 +277,6 @@ impl Drop for PrivateHome {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::PermissionsExt as _;
-
     use serde_json::Map;
 
     use super::*;
@@ -287,8 +285,7 @@ mod tests {
     /// A stand-in for kubectl that prints how it was called.
     fn tool(dir: &Path, script: &str) -> Box<dyn Tool> {
         let bin = dir.join("kubectl");
-        std::fs::write(&bin, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&bin, std::fs::Permissions::from_mode(0o755)).unwrap();
+        bus::testing::write_program(&bin, &format!("#!/bin/sh\n{script}\n"));
         let mut config = service::Config::default().tools;
         config.kubectl_bin = bin.display().to_string();
         config.kubeconfig = Some("/kubeconfig".into());
