@@ -71,6 +71,8 @@ fn columns() -> Value {
         column("Step", "string", ".status.currentStep", 0),
         column("Runs", "integer", ".status.runs", 0),
         column("Last", "string", ".status.lastRun.phase", 0),
+        column("Started", "date", ".status.startTime", 0),
+        column("Completed", "date", ".status.completionTime", 0),
         column("Age", "date", ".metadata.creationTimestamp", 0),
         column("Execution", "string", ".status.executionId", 1),
         column("Error", "string", ".status.lastError", 1),
