@@ -40,7 +40,9 @@ pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     let settings = settings(&service.config.nats, service.name);
     let connection = Connection::open(&settings).await?;
     topology::check(&connection).await?;
-    let log = NatsLog::open(&connection).await?;
+    let log = NatsLog::open(&connection)
+        .await?
+        .with_spans(service.spans.clone());
     let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
         connection,

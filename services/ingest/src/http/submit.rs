@@ -18,7 +18,10 @@ use super::{
     Answer, App, Call, events, executions, json,
     problem::{Problem, problems_as_json},
 };
-use crate::{identity, start::Outcome};
+use crate::{
+    identity,
+    start::{Occasion, Outcome},
+};
 
 /// Longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 256;
@@ -28,6 +31,7 @@ const REASON_CHARS_MAX: usize = 1000;
 /// `POST /api/v1/executions`.
 pub async fn execution(app: Arc<App>, call: Call) -> Answer {
     let key = idempotency_key(&call)?;
+    let occasion = occasion(&app, &call);
     let submission = submission(&app, &call).await?;
     app.admission
         .check()
@@ -54,7 +58,7 @@ pub async fn execution(app: Arc<App>, call: Call) -> Answer {
         delivery: None,
         uid: None,
     };
-    match app.starter.start_execution(&start).await? {
+    match app.starter.start_execution(&start, &occasion).await? {
         Outcome::New => {}
         Outcome::Already(first) if first.is_same_work(&start) => {}
         Outcome::Already(_) => {
@@ -85,6 +89,14 @@ pub async fn execution(app: Arc<App>, call: Call) -> Answer {
 /// The address of an execution.
 pub fn url_of(id: ExecutionId) -> String {
     format!("/api/v1/executions/{id}")
+}
+
+/// What led to a start: this call.
+pub fn occasion(app: &App, call: &Call) -> Occasion {
+    Occasion {
+        since: app.log.now(),
+        caller: call.caller(),
+    }
 }
 
 /// Who submits: the command line says so itself.
