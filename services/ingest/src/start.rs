@@ -8,7 +8,10 @@
 use std::time::Duration;
 
 use bus::{Log, LogError, NatsLog, Started, StartedEntry, Written};
-use protocol::{ExecutionId, Fact, SpanContext, SpanId, Start, Subject, Timestamp, TraceId, decode, encode};
+use protocol::{
+    ExecutionId, Fact, Input, Namespace, SpanContext, SpanId, Start, Subject, Timestamp, TraceId, decode,
+    encode,
+};
 use serde::{Deserialize, Serialize};
 use service::{
     Metrics,
@@ -55,6 +58,13 @@ pub struct First {
     work: String,
 }
 
+/// A start that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// What it works on, where that is still known.
+    pub input: Option<Input>,
+}
+
 impl First {
     fn of(start: &Start) -> Self {
         Self {
@@ -77,6 +87,23 @@ impl Starter {
             started,
             metrics,
         }
+    }
+
+    /// The start of an execution, where there was one: with its input as long as the log holds it.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn find(&self, namespace: &Namespace, id: ExecutionId) -> Result<Option<Found>, LogError> {
+        let subject = Subject::Start(namespace.clone(), id).to_string();
+        if let Some(message) = self.log.last(&subject).await? {
+            let input = match decode::<Fact>(&message.payload).map(|envelope| envelope.body) {
+                Ok(Fact::Start(start)) => Some(start.input),
+                // Written by a newer build: it stands, whatever it says.
+                Ok(_) | Err(_) => None,
+            };
+            return Ok(Some(Found { input }));
+        }
+        Ok(self.remembered(id).await?.map(|_| Found { input: None }))
     }
 
     /// Starts an execution, once. Safe to repeat after an error.
