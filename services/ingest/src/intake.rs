@@ -11,7 +11,7 @@ use bus::{
     Failure, Handler, Log, LogError, LogMessage, NatsLog, Started, Stored, Written, consume, topology::INGEST,
 };
 use bytes::Bytes;
-use engine::context::input_of_alert;
+use engine::context::{ALERTS_CUT, GROUP_ALERTS_MAX, input_of_alert};
 use protocol::{
     Alert, AlertStatus, Disposition, DispositionKind, ExecutionId, SourceName, SpanContext, Start, Subject,
     Timestamp, encode,
@@ -274,6 +274,12 @@ impl Intake {
                 }
             }
         }
+        if !begun.is_empty() && group.len() > GROUP_ALERTS_MAX {
+            let alerts = group.len();
+            reasons.push(format!(
+                "its group has {alerts} alerts, of which `source.data.alerts` holds {GROUP_ALERTS_MAX}"
+            ));
+        }
         let disposition = match (begun.is_empty(), merged.is_empty()) {
             (false, _) => DispositionKind::Started,
             (true, false) => DispositionKind::Merged,
@@ -312,9 +318,11 @@ impl Intake {
         match self.starter.start_execution(&with(group), &occasion).await {
             // The alert itself matters; those that came with it are company.
             Err(LogError::TooLarge { .. }) if group.len() > 1 => {
-                self.starter
-                    .start_execution(&with(std::slice::from_ref(alert)), &occasion)
-                    .await
+                let mut alone = with(std::slice::from_ref(alert));
+                let cut = group.len() - 1;
+                alone.input.data.insert(ALERTS_CUT.to_owned(), cut.into());
+                tracing::warn!(execution = %id, cut, "the alerts that came with it fit no message and are left out of its input");
+                self.starter.start_execution(&alone, &occasion).await
             }
             outcome => outcome,
         }
