@@ -17,7 +17,18 @@ const GROUP: &str = "punching-fist.io";
 
 /// Fields of a step that only one type has, in the order of the types.
 const OF_TYPE: [(&str, &[&str]); 3] = [
-    ("cli", &["command", "image", "env", "resources", "fix", "mode"]),
+    (
+        "cli",
+        &[
+            "command",
+            "image",
+            "env",
+            "resources",
+            "run_as_user",
+            "fix",
+            "mode",
+        ],
+    ),
     ("agent", &["goal", "tools", "llm_config", "on_timeout"]),
     ("conditional", &["condition", "on_false"]),
 ];
