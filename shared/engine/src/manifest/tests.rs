@@ -978,7 +978,7 @@ fn a_command_runs_as_any_user_but_root() {
         ("run_as_user: nobody", "expected a whole number"),
     ] {
         let problems = admit(&manifest(written), Format::Yaml, &policy()).unwrap_err();
-        let text = crate::listed(&problems);
+        let text = listed(&problems);
         assert!(text.contains(part), "{text}");
     }
 }
