@@ -276,4 +276,6 @@ impl<L: Log, E: Executor> Runner<L, E> {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
