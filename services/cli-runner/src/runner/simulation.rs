@@ -55,7 +55,7 @@ impl Executor for Starts {
         *self.machine.0.lock().unwrap().entry(job.name()).or_default() += 1;
         let _ = stop;
         sleep(takes).await;
-        Ok(super::tests::finished())
+        Ok(tests::finished())
     }
 
     async fn adopt(&self, _: &Job, _: &Stop, _: &LiveSink) -> Option<Result<Finished, ExecutorError>> {
@@ -92,7 +92,7 @@ async fn life(log: SimLog, machine: Machine, seed: u64) {
             machine,
             rng: Mutex::new(Rng::new(seed)),
         }),
-        limits: super::tests::LIMITS,
+        limits: tests::LIMITS,
         release: Release::default(),
         started_gated: StartedGated::default(),
     };
