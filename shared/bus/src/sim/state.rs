@@ -232,6 +232,7 @@ impl State {
             seq,
             at: now.at,
             payload,
+            caller: None,
         };
         stream.messages.insert(seq, message);
         self.effects.push(Effect::Stored { stream: id, seq });
