@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test test-kube test-compose bench-kube sim lint generate fmt deny ci nats-server images \
+.PHONY: help demo test test-kube test-compose bench-kube sim sim-nightly fuzz lint generate fmt deny ci nats-server images \
 	compose-up compose-demo compose-down clean
 
 help: ## show this list
@@ -26,8 +26,16 @@ bench-kube: ## what a step in a pod costs beside a bare pod, in the cluster of T
 	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" \
 		cargo bench --package fist --bench kube --profile dev
 
-sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
-	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-5000}" cargo test --package scheduler --test simulation -- --nocapture
+sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=200000
+	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-20000}" cargo test --profile sim --package scheduler --test simulation -- --nocapture
+
+sim-nightly: ## a million histories, and ten thousand storms of runners with gated commands
+	FIST_SIM_SEEDS=1000000 cargo test --profile sim --package scheduler --test simulation -- --nocapture
+	FIST_SIM_SEEDS=10000 cargo test --package cli-runner --lib simulation -- --nocapture
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (300), or those that FUZZ_TARGET is a part of the name of
+	FUZZ_SECONDS="$${FUZZ_SECONDS:-300}" FUZZ_SEED="$${FUZZ_SEED:-$$(date +%s)}" \
+		cargo test --profile "$${FUZZ_PROFILE:-dev}" --workspace --test fuzz --no-fail-fast -- --nocapture
 
 lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check

@@ -322,4 +322,6 @@ fn command_span(trace: &TaskTrace, job: &Job, finished: &Finished) {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

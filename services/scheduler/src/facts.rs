@@ -130,7 +130,7 @@ impl<L: Log> Facts<L> {
                     }
                     // Another scheduler was first, or it is unknown whether we were.
                     *slot = None;
-                    tokio::time::sleep(pause(round, observed.seq)).await;
+                    tokio::time::sleep(pause(round, observed.seq, self.log.salt())).await;
                 }
                 Ok(Decision::Nothing(why)) if is_fresh || is_final(why) => {
                     let repaired = self.repair(known, namespace, execution).await;
@@ -291,9 +291,9 @@ impl<L: Log> Facts<L> {
 }
 
 /// The pause after a lost race: longer each time, and not the same for two schedulers that race.
-fn pause(round: u32, seq: u64) -> Duration {
+fn pause(round: u32, seq: u64, salt: u64) -> Duration {
     let mut hasher = DefaultHasher::new();
-    (round, seq, std::process::id()).hash(&mut hasher);
+    (round, seq, salt).hash(&mut hasher);
     Duration::from_micros(1_000 + hasher.finish() % 5_000) * (round + 1)
 }
 

@@ -269,6 +269,11 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// The time, by the clock that the simulation turns; for `at` of what is written.
     fn now(&self) -> Timestamp;
 
+    /// A number that another process has not: for pauses of two that must not stay in step.
+    fn salt(&self) -> u64 {
+        std::process::id().into()
+    }
+
     /// Records a fact, once (rule 1). Time-outs and races are tried again within the bound.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ impl Executor for Says {
     }
 }
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     inline_bytes_max: 1024,
     spill_bytes_max: 4096,
 };
@@ -167,7 +167,7 @@ impl Bench {
     }
 }
 
-fn finished() -> Finished {
+pub(super) fn finished() -> Finished {
     Finished {
         end: End::Exited(0),
         stdout: Capture::new(LIMITS),
