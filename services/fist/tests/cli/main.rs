@@ -10,4 +10,5 @@ mod harness;
 mod lifecycle;
 mod pods;
 mod reading;
+mod secrets;
 mod together;
