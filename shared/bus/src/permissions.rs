@@ -8,6 +8,8 @@
 //!
 //! To give a service a right, add it to its row here, and run `make generate`.
 
+use protocol::subjects;
+
 use crate::topology::{
     AGENT, BUDGETS_BUCKET, CLI, Durable, INGEST, SCHEDULER, STARTED_BUCKET, STORE_WRITER, TIMERS,
     TRIALS_BUCKET, WORKFLOW_STATUS, WORKFLOWS_BUCKET,
@@ -226,7 +228,7 @@ impl Right {
                 vec![
                     format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"),
                     format!("$JS.ACK.{stream}.{name}.>"),
-                    format!("fist.dead.{name}"),
+                    subjects::ALL_DEAD.replace('>', name),
                 ]
             }
             Self::Follow(stream) => vec![
