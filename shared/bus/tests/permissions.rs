@@ -353,7 +353,7 @@ async fn nobody_can_do_more() {
     let of_others = users.iter().flat_map(permissions::User::publish);
     let concrete = |pattern: String| match pattern.as_str() {
         ">" => "everything".to_owned(),
-        _ => pattern.replace('*', "x").replace('>', "x"),
+        _ => pattern.replace(['*', '>'], "x"),
     };
     let mut tried: Vec<String> = of_others.map(concrete).chain(of_admin).collect();
     tried.sort();
