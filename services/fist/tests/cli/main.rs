@@ -12,3 +12,4 @@ mod pods;
 mod reading;
 mod secrets;
 mod together;
+mod tracing;
