@@ -41,18 +41,20 @@ lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-generate: ## write what is made of the code and of other files: the CRD, the chart's copies, plain manifests
+generate: ## write what is made of the code and of other files: the CRD, the users of NATS, the chart's copies
 	cargo run --quiet --package fist -- crd > deploy/crds/workflows.punching-fist.io.yaml.part
 	mv deploy/crds/workflows.punching-fist.io.yaml.part deploy/crds/workflows.punching-fist.io.yaml
+	cargo run --quiet --package fist -- nats users > deploy/nats/users.conf.part
+	mv deploy/nats/users.conf.part deploy/nats/users.conf
 	@scripts/generate-deploy
 
 fmt: ## format everything
 	cargo fmt --all
 
-deny: ## licences, advisories and banned crates; needs cargo-deny
-	cargo deny check
+deny: ## licences, banned crates and, where their database can be fetched, advisories; installs cargo-deny if need be
+	@scripts/deny
 
-ci: lint test demo ## what must be green before a change lands
+ci: lint deny test demo ## what must be green before a change lands
 
 nats-server: ## install nats-server, if there is none, and print where it is
 	@scripts/nats-server

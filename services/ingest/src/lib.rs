@@ -90,6 +90,9 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     );
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening for webhooks and the API");
+        for exposure in http::exposures(&service.config, &address.to_string()) {
+            tracing::warn!("{exposure}");
+        }
     }
     let router = observed(http::router(&app), service.metrics.clone());
     // One that fails ends the others, each in order.

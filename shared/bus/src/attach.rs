@@ -43,6 +43,9 @@ pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     service.health.expect("nats");
     let settings = settings(&service.config.nats, service.name);
     let connection = Connection::open(&settings).await?;
+    for exposure in connection.exposures() {
+        tracing::warn!(url = connection.url(), "{exposure}");
+    }
     wait_for_topology(&connection, service).await?;
     let log = NatsLog::open(&connection)
         .await?
@@ -90,6 +93,7 @@ pub fn settings(nats: &Nats, client_name: &str) -> Settings {
         url: nats.url.clone(),
         credentials_file: nats.credentials_file.clone(),
         user_and_password: nats.user.clone().zip(password),
+        inbox_prefix: nats.inbox_prefix.clone(),
         tls_ca_file: nats.tls_ca_file.clone(),
         client_name: format!("fist {client_name}"),
         attempt_time: Duration::from_millis(nats.connect_timeout_ms),

@@ -1132,7 +1132,6 @@ async fn tokens_guard_the_api_and_not_the_watchers() {
     for open in ["/healthz", "/readyz", "/openapi.json"] {
         answered(world.get(open), 200).await;
     }
-    world.webhook("webhook", r#"{"name": "A"}"#).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ pub use cli::{Cli, Executor};
 pub use database::Database;
 pub use docs::{Key, keys};
 pub use errors::{ConfigErrors, Problem};
-pub use http::{Health, Http, Shutdown};
+pub use http::{Health, Http, Role, Shutdown, Token};
 pub use ingest::Ingest;
 pub use kubernetes::Kubernetes;
 pub use log::{Format, Log};
@@ -44,7 +44,7 @@ pub use nats::Nats;
 pub use prices::Price;
 pub use scheduler::Scheduler;
 pub use secret::{REDACTED, Secret, Secrets};
-pub use sources::{Mapping, Source, SourceKind};
+pub use sources::{Mapping, SignedTime, Source, SourceKind};
 pub use tools::{Fix, FixMode, Tools};
 pub use tracing::Tracing;
 
