@@ -75,7 +75,7 @@ impl<L: Log> Handler for Runner<L> {
         let work: AgentWork = self.tasks.work(&task).await?;
         let _running = self.tasks.metrics.step_running("agent");
         let came = Box::pin(self.attempt(&task, &work, &in_hand)).await?;
-        self.tasks.write_done(&task, came).await
+        self.tasks.write_done(&task, came).await.map(drop)
     }
 
     async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {
