@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test test-kube test-compose bench-kube sim lint generate fmt deny ci nats-server images \
+.PHONY: help demo test test-kube test-compose bench-kube sim chaos lint generate fmt deny ci nats-server images \
 	compose-up compose-demo compose-down clean
 
 help: ## show this list
@@ -28,6 +28,11 @@ bench-kube: ## what a step in a pod costs beside a bare pod, in the cluster of T
 
 sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
 	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-5000}" cargo test --package scheduler --test simulation -- --nocapture
+
+chaos: ## the fault campaign, longer: make chaos CHAOS_MINUTES=30 CHAOS_SERVERS=3 CHAOS_SEED=7; see docs/chaos.md
+	cargo build --workspace --bins
+	$(NATS) CHAOS_MINUTES="$${CHAOS_MINUTES:-5}" CHAOS_SEED="$${CHAOS_SEED:-$$(date +%s)}" \
+		cargo test --package e2e --test e2e chaos:: -- --nocapture
 
 lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check
