@@ -2,6 +2,7 @@
 //! tidiness of the repository. One test binary, so that it is linked once.
 #![allow(clippy::unwrap_used)]
 
+mod chaos;
 mod chart;
 mod compose;
 mod examples;

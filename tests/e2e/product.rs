@@ -281,7 +281,7 @@ pub fn root() -> PathBuf {
 }
 
 /// A service's binary, beside this test's own.
-fn binary(service: &str) -> PathBuf {
+pub fn binary(service: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join(service);
     assert!(
