@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use service::{Fatal, Service, config::Nats};
+use service::{Fatal, Service, clock, config::Nats};
 
 use crate::{
     Blobs, ConnectError, Connection, Durable, Failure, Log, LogError, NatsLog, Settings, TopologyError,
@@ -18,6 +18,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the connection and the queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How many looks lie between two at the server's clock.
+const CLOCK_EVERY_LOOKS: u64 = 15;
 
 /// What a service works with.
 #[derive(Clone)]
@@ -41,12 +44,25 @@ pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     let connection = Connection::open(&settings).await?;
     topology::check(&connection).await?;
     let log = NatsLog::open(&connection).await?;
+    follow_servers_clock(&log).await?;
     let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
         connection,
         log,
         blobs,
     })
+}
+
+/// Goes by the server's clock where this machine's is off.
+async fn follow_servers_clock(log: &NatsLog) -> Result<(), LogError> {
+    let correction_ms = log.clock_correction_ms().await?;
+    if clock::correct_by(correction_ms) {
+        tracing::warn!(
+            correction_ms,
+            "this machine's clock and that of the NATS server differ; times are NATS' from here on: set the clocks (NTP)"
+        );
+    }
+    Ok(())
 }
 
 /// How the configuration wants NATS to be reached, by a client of this name. Who will not wait a minute for a server
@@ -96,8 +112,14 @@ impl From<Failure> for Fatal {
 pub async fn look_after(service: &Service, log: &NatsLog, durables: &[Durable]) -> Infallible {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = 0_u64;
     loop {
         looks.tick().await;
+        look += 1;
+        if look.is_multiple_of(CLOCK_EVERY_LOOKS) {
+            // A server that is away is asked again; the correction stays as it was.
+            let _ = follow_servers_clock(log).await;
+        }
         let connection = log.connection();
         let away = || format!("not connected to NATS at {}; trying again", connection.url());
         let state = connection.is_connected().then_some(()).ok_or_else(away);
