@@ -416,6 +416,16 @@ fn others() -> Vec<Route> {
             )
         },
         Route {
+            method: Method::DELETE,
+            refuses: &[404],
+            ..get(
+                "/api/v1/deadletters/{id}",
+                "Purges one for good, with what it holds of its message.",
+                "Purged",
+                |app, call| Box::pin(deadletters::purge(app, call)),
+            )
+        },
+        Route {
             method: Method::POST,
             gives: gives(202, "Replayed"),
             refuses: &[404, 409],
