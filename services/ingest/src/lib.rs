@@ -60,7 +60,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     } = attach(&service).await?;
     let started = Started::open(&connection).await?;
     let definitions = Definitions::open(&connection).await?;
-    let registry = Registry::new(connection.clone(), definitions, &service.config);
+    let registry = Registry::new(connection.clone(), definitions, &service.config)?;
     let starter = Starter::new(log.clone(), started.clone(), service.metrics.clone());
     let admission = Admission::new(
         log.clone(),

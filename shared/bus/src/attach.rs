@@ -7,6 +7,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use service::{Fatal, Service, clock, config::Nats};
+use tokio::time::Instant;
 
 use crate::{
     Blobs, ConnectError, Connection, Durable, Failure, Log, LogError, NatsLog, Settings, TopologyError,
@@ -15,6 +16,9 @@ use crate::{
 
 /// How long to go on trying for the first connection: a NATS server that starts beside us takes seconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long to wait for the streams and consumers, which another makes.
+const TOPOLOGY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the connection and the queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -37,13 +41,15 @@ pub struct Attached {
 ///
 /// # Errors
 /// [`Fatal`] where the server cannot be reached within a minute or is too old, or where `fist nats init` has not
-/// been run.
+/// been run within another.
 pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     service.health.expect("nats");
     let settings = settings(&service.config.nats, service.name);
     let connection = Connection::open(&settings).await?;
-    topology::check(&connection).await?;
-    let log = NatsLog::open(&connection).await?;
+    wait_for_topology(&connection, service).await?;
+    let log = NatsLog::open(&connection)
+        .await?
+        .with_spans(service.spans.clone());
     follow_servers_clock(&log).await?;
     let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
@@ -63,6 +69,30 @@ async fn follow_servers_clock(log: &NatsLog) -> Result<(), LogError> {
         );
     }
     Ok(())
+}
+
+/// Waits for streams that are not there yet: where everything is installed at once, `fist nats init` runs beside us.
+async fn wait_for_topology(connection: &Connection, service: &Service) -> Result<(), TopologyError> {
+    let deadline = Instant::now() + TOPOLOGY_WITHIN;
+    let mut is_told = false;
+    loop {
+        let missing = match topology::check(connection).await {
+            Err(missing @ TopologyError::Missing { .. }) => missing,
+            outcome => return outcome,
+        };
+        if !std::mem::replace(&mut is_told, true) {
+            let within_s = TOPOLOGY_WITHIN.as_secs();
+            tracing::warn!(%missing, within_s, "waiting for it");
+        }
+        service.health.set("nats", Err(missing.to_string()));
+        if Instant::now() + LOOK_EVERY >= deadline {
+            return Err(missing);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = service.shutdown.cancelled() => return Err(missing),
+        }
+    }
 }
 
 /// How the configuration wants NATS to be reached, by a client of this name. Who will not wait a minute for a server

@@ -114,7 +114,10 @@ async fn every_service_can_do_its_part() {
 
     let connection = world.connection("ingest").await;
     let ingest = NatsLog::open(&connection).await.unwrap();
-    ingest.publish_intake(&source, b"{}".to_vec()).await.unwrap();
+    ingest
+        .publish_intake(&source, b"{}".to_vec(), None)
+        .await
+        .unwrap();
     take_one(&ingest, &topology::INGEST).await;
     let start = Subject::Start(ns.clone(), exec);
     assert!(matches!(

@@ -127,6 +127,7 @@ impl Bench {
             seq: 1,
             at: self.runner.tasks.log.now(),
             payload: encode(self.runner.tasks.log.now(), &append).into(),
+            caller: None,
         }
     }
 

@@ -11,3 +11,4 @@ mod lifecycle;
 mod pods;
 mod reading;
 mod together;
+mod tracing;

@@ -30,6 +30,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use bus::{Blobs, Connection, NatsLog};
+use protocol::{SpanContext, trace::TRACEPARENT};
 use serde::Serialize;
 use service::{Config, Health, Metrics};
 use tokio::sync::Semaphore;
@@ -141,6 +142,11 @@ impl Call {
     /// A header as text; absent where it is none.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The span of who calls, where they name one. What is no `traceparent` is ignored, as W3C has it.
+    pub fn caller(&self) -> Option<SpanContext> {
+        self.header(TRACEPARENT)?.parse().ok()
     }
 }
 

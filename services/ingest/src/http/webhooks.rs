@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bus::{Log, LogError};
-use protocol::SourceName;
+use protocol::{SourceName, SpanContext};
 use serde_json::json;
 
 use super::{Answer, App, Call, auth, json, problem::Problem};
@@ -42,7 +42,7 @@ pub async fn post(app: Arc<App>, call: Call) -> Answer {
             .collect();
         return Err(Problem::bad_request(reasons.join("\n")));
     }
-    let delivery = made_durable(&app, &source, call.body.to_vec()).await?;
+    let delivery = made_durable(&app, &source, call.body.to_vec(), call.caller()).await?;
     let rejected = alerts.len() - accepted;
     let mut body = json!({ "accepted": accepted, "delivery": delivery });
     if rejected > 0 {
@@ -52,13 +52,18 @@ pub async fn post(app: Arc<App>, call: Call) -> Answer {
 }
 
 /// Puts alerts where they wait to be worked on, if there is room; gives the number of their delivery.
-pub(super) async fn made_durable(app: &App, source: &SourceName, payload: Vec<u8>) -> Result<u64, Problem> {
+pub(super) async fn made_durable(
+    app: &App,
+    source: &SourceName,
+    payload: Vec<u8>,
+    caller: Option<SpanContext>,
+) -> Result<u64, Problem> {
     app.admission
         .check()
         .await
         .map_err(|closed| Problem::unavailable(closed.to_string()))?;
     app.log
-        .publish_intake(source, payload)
+        .publish_intake(source, payload, caller)
         .await
         .map_err(|error| match error {
             LogError::TooLarge { bytes_max, .. } => {

@@ -5,8 +5,8 @@ use std::{future::pending, time::Duration};
 use bytes::Bytes;
 use futures_util::stream;
 use protocol::{
-    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TaskType, TimerId, Timestamp,
-    decode, encode, subjects,
+    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, SpanContext, StepName, Subject, TaskType,
+    TimerId, Timestamp, decode, encode, subjects,
 };
 
 use super::{
@@ -321,7 +321,12 @@ impl Log for SimLog {
         ))
     }
 
-    async fn publish_intake(&self, source: &SourceName, payload: Vec<u8>) -> Result<u64, LogError> {
+    async fn publish_intake(
+        &self,
+        source: &SourceName,
+        payload: Vec<u8>,
+        _caller: Option<SpanContext>,
+    ) -> Result<u64, LogError> {
         let subject = Subject::Intake(source.clone()).to_string();
         let written = self
             .write_once(&subject, payload.into(), &Expected::Anything)

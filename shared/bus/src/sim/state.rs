@@ -157,6 +157,7 @@ impl State {
             seq,
             at: now.at,
             payload,
+            caller: None,
         };
         stream.messages.insert(seq, message);
         self.offer(id, seq, subject, now.instant);

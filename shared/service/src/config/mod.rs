@@ -25,6 +25,7 @@ mod scheduler;
 mod secret;
 mod sources;
 mod tools;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -45,6 +46,7 @@ pub use scheduler::Scheduler;
 pub use secret::{REDACTED, Secret, Secrets};
 pub use sources::{Mapping, Source, SourceKind};
 pub use tools::{Fix, FixMode, Tools};
+pub use tracing::Tracing;
 
 use errors::nearest;
 use layers::{FileLayer, Layers};
@@ -89,6 +91,7 @@ pub struct Config {
     pub fix: Fix,
     pub database: Database,
     pub log: Log,
+    pub tracing: Tracing,
     /// Files of `[http]` and `[sources]` secrets that this process cannot
     /// read; see [`Config::require_secrets`].
     pub unreadable: Vec<Problem>,
@@ -193,6 +196,7 @@ impl Config {
             fix: Fix::read(&mut Section::top(&mut layers, "fix")),
             database: Database::read(&mut Section::top(&mut layers, "database")),
             log: Log::read(&mut Section::top(&mut layers, "log")),
+            tracing: Tracing::read(&mut Section::top(&mut layers, "tracing")),
         };
         config.tools.mcp = mcp::read(&mut layers);
         config.unreadable = std::mem::take(&mut layers.unreadable);
