@@ -96,6 +96,7 @@ async fn without_its_database_everything_ends_and_the_record_catches_up() {
         shutdown: CancellationToken::new(),
         health: service::Health::new(),
         metrics: service::Metrics::new(),
+        spans: service::Spans::default(),
     };
     let store = store_writer::open_store(&service.config).unwrap();
     let found = store_writer::verify(&log, &*store, &service).await.unwrap();
