@@ -10,6 +10,7 @@ mod install;
 mod kubernetes;
 #[path = "../../services/agent-runner/tests/mock/mod.rs"]
 mod mock;
+mod outages;
 mod product;
 mod recovery;
 mod rights;

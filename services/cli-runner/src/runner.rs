@@ -312,7 +312,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         }
         let body = self.tasks.body(value, output::preview).await;
         // A command cannot be run again for the sake of its output.
-        let body = body.unwrap_or_else(|not_stored| Body::Inline(not_stored.preview));
+        let body = body.unwrap_or_else(|refused| Body::Inline(output::not_stored(refused)));
         Came {
             outcome,
             output: Some(body),
