@@ -3,7 +3,8 @@
 //! Invariants:
 //! - One user for each service, who may write only what the service owns: a runner cannot invent an execution, and
 //!   whoever sends alerts can do nothing else.
-//! - Nobody but the admin may create, change, purge or delete a stream or a durable consumer.
+//! - Nobody but the admin may create, change, purge or delete a stream or a durable consumer; ingest alone may delete
+//!   single dead letters.
 //! - Answers, and what a consumer delivers, come on inboxes of the user's own, which no other may listen at.
 //!
 //! To give a service a right, add it to its row here, and run `make generate`.

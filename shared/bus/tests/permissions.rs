@@ -259,6 +259,11 @@ async fn every_service_can_do_its_part() {
     assert!(store.read_from(1, 100).await.unwrap().len() >= 8);
     store.consumer_state(&topology::STORE_WRITER).await.unwrap();
     let responder = world.connection("store-writer").await;
+    let blobs = Blobs::open(&responder).await.unwrap();
+    blobs
+        .put(Bytes::from_static(b"an answer that fits no message"))
+        .await
+        .unwrap();
     let mut questions = responder
         .client()
         .subscribe(protocol::subjects::QUERY)

@@ -330,10 +330,10 @@ async fn a_full_disk_refuses_and_keeps_what_was_acknowledged() {
     let log = NatsLog::open(&connection).await.unwrap();
     let ballast = disk.0.path().join("ballast");
     std::fs::write(&ballast, vec![1_u8; 12 << 20]).unwrap();
-    let source = protocol::SourceName::new("web").unwrap();
+    let source = SourceName::new("web").unwrap();
     let mut taken = 0;
     let error = loop {
-        match log.publish_intake(&source, vec![b'x'; 900_000]).await {
+        match log.publish_intake(&source, vec![b'x'; 900_000], None).await {
             Ok(_) => taken += 1,
             Err(error) => break error,
         }
@@ -345,7 +345,7 @@ async fn a_full_disk_refuses_and_keeps_what_was_acknowledged() {
     std::fs::remove_file(&ballast).unwrap();
     server.restart().await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while let Err(error) = log.publish_intake(&source, b"after".to_vec()).await {
+    while let Err(error) = log.publish_intake(&source, b"after".to_vec(), None).await {
         assert!(tokio::time::Instant::now() < deadline, "{error}");
     }
     // What was acknowledged is there; what was not may be there as well.

@@ -503,6 +503,7 @@ fn problems_of(begun: u64, facts: &[Fact], ends: usize, accepted: bool) -> Vec<S
             seq,
             at: now,
             payload: payload.into(),
+            caller: None,
         });
     }
     let known = Accepted {

@@ -359,7 +359,10 @@ impl Load {
     async fn publish(&self, body: &str) -> u64 {
         let source = SourceName::new("webhook").unwrap();
         self.until("an alert is published", || async {
-            let published = self.log.publish_intake(&source, body.as_bytes().to_vec()).await;
+            let published = self
+                .log
+                .publish_intake(&source, body.as_bytes().to_vec(), None)
+                .await;
             published.ok().map(|_| 1)
         })
         .await

@@ -208,11 +208,11 @@ impl State {
             Expected::Nothing => Some((self.last_seq_on(id, subject), 0)),
             Expected::Last { filter, seq } => Some((self.last_seq_on(id, filter), *seq)),
         };
-        let is_guarded = match (self.defect, expected) {
+        let is_guarded = !matches!(
+            (self.defect, expected),
             (Some(Defect::IgnoresLaneGuard), Expected::Last { .. })
-            | (Some(Defect::IgnoresWriteOnce), Expected::Nothing) => false,
-            _ => true,
-        };
+                | (Some(Defect::IgnoresWriteOnce), Expected::Nothing)
+        );
         if is_guarded && found.is_some_and(|(last, expected)| last != expected) {
             return Err(Refusal::WrongLast);
         }
