@@ -22,6 +22,7 @@ COPY shared/engine/Cargo.toml shared/engine/
 COPY shared/bus/Cargo.toml shared/bus/
 COPY shared/service/Cargo.toml shared/service/
 COPY shared/cluster/Cargo.toml shared/cluster/
+COPY shared/fuzz/Cargo.toml shared/fuzz/
 COPY services/ingest/Cargo.toml services/ingest/
 COPY services/scheduler/Cargo.toml services/scheduler/
 COPY services/cli-runner/Cargo.toml services/cli-runner/

@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test test-kube test-compose bench bench-kube sim lint generate fmt deny ci nats-server images \
+.PHONY: help demo test test-kube test-compose bench bench-kube sim sim-nightly fuzz lint generate fmt deny ci nats-server images \
 	compose-up compose-demo compose-down clean
 
 help: ## show this list
@@ -29,25 +29,35 @@ bench-kube: ## what a step in a pod costs beside a bare pod, in the cluster of T
 	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" \
 		cargo bench --package fist --bench kube --profile dev
 
-sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=20000
-	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-5000}" cargo test --package scheduler --test simulation -- --nocapture
+sim: ## the simulation, longer: make sim FIST_SIM_SEEDS=200000
+	FIST_SIM_SEEDS="$${FIST_SIM_SEEDS:-20000}" cargo test --profile sim --package scheduler --test simulation -- --nocapture
+
+sim-nightly: ## a million histories, and ten thousand storms of runners with gated commands
+	FIST_SIM_SEEDS=1000000 cargo test --profile sim --package scheduler --test simulation -- --nocapture
+	FIST_SIM_SEEDS=10000 cargo test --package cli-runner --lib simulation -- --nocapture
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (300), or those that FUZZ_TARGET is a part of the name of
+	FUZZ_SECONDS="$${FUZZ_SECONDS:-300}" FUZZ_SEED="$${FUZZ_SEED:-$$(date +%s)}" \
+		cargo test --profile "$${FUZZ_PROFILE:-dev}" --workspace --test fuzz --no-fail-fast -- --nocapture
 
 lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-generate: ## write what is made of the code and of other files: the CRD, the chart's copies, plain manifests
+generate: ## write what is made of the code and of other files: the CRD, the users of NATS, the chart's copies
 	cargo run --quiet --package fist -- crd > deploy/crds/workflows.punching-fist.io.yaml.part
 	mv deploy/crds/workflows.punching-fist.io.yaml.part deploy/crds/workflows.punching-fist.io.yaml
+	cargo run --quiet --package fist -- nats users > deploy/nats/users.conf.part
+	mv deploy/nats/users.conf.part deploy/nats/users.conf
 	@scripts/generate-deploy
 
 fmt: ## format everything
 	cargo fmt --all
 
-deny: ## licences, advisories and banned crates; needs cargo-deny
-	cargo deny check
+deny: ## licences, banned crates and, where their database can be fetched, advisories; installs cargo-deny if need be
+	@scripts/deny
 
-ci: lint test demo ## what must be green before a change lands
+ci: lint deny test demo ## what must be green before a change lands
 
 nats-server: ## install nats-server, if there is none, and print where it is
 	@scripts/nats-server

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bus::{
     Budgets, Failure, Handler, Log, LogMessage,
-    runner::{Came, InHand, Tasks},
+    runner::{Came, InHand, TaskTrace, Tasks},
 };
 use engine::fixgate::Gate;
 use protocol::{Outcome, StepError, StepFailure, Task, Timestamp, lane::AgentWork, subjects};
@@ -74,7 +74,21 @@ impl<L: Log> Handler for Runner<L> {
         };
         let work: AgentWork = self.tasks.work(&task).await?;
         let _running = self.tasks.metrics.step_running("agent");
-        let came = Box::pin(self.attempt(&task, &work, &in_hand)).await?;
+        let trace = self.tasks.trace(&task);
+        let came = Box::pin(self.attempt(&task, &work, &in_hand, &trace)).await;
+        trace.end(self.tasks.log.now(), |span| {
+            span.name = format!("invoke_agent {}", task.step);
+            span.attributes = vec![
+                ("gen_ai.operation.name", "invoke_agent".into()),
+                ("gen_ai.agent.name", task.step.as_str().into()),
+                ("fist.runner", self.tasks.instance.as_str().into()),
+            ];
+            span.error = match &came {
+                Ok(came) => came.outcome.failure().map(|failure| failure.as_str().to_owned()),
+                Err(_) => Some("put_off".to_owned()),
+            };
+        });
+        let came = came?;
         self.tasks.write_done(&task, came).await
     }
 
@@ -84,7 +98,13 @@ impl<L: Log> Handler for Runner<L> {
 }
 
 impl<L: Log> Runner<L> {
-    async fn attempt(&self, task: &Task, work: &AgentWork, in_hand: &InHand) -> Result<Came, Failure> {
+    async fn attempt(
+        &self,
+        task: &Task,
+        work: &AgentWork,
+        in_hand: &InHand,
+        trace: &TaskTrace,
+    ) -> Result<Came, Failure> {
         let started_at = self.tasks.log.now();
         let own_key = match self.own_key(task, work, in_hand).await? {
             Ok(own_key) => own_key,
@@ -171,6 +191,7 @@ impl<L: Log> Runner<L> {
             journal: &journal,
             redactor,
             metrics: &self.tasks.metrics,
+            trace: Some(trace),
             opening: Opening {
                 goal: &goal,
                 alert: alert.as_deref(),

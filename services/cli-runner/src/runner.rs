@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bus::{
     Failure, Handler, Log, LogMessage, Written,
-    runner::{Came, InHand, Tasks},
+    runner::{Came, InHand, TaskTrace, Tasks},
 };
 use bytes::Bytes;
 use protocol::{Begun, Body, Fact, Outcome, StepFailure, Task, decode, encode, lane::CliWork};
@@ -17,7 +17,7 @@ use protocol::{Begun, Body, Fact, Outcome, StepFailure, Task, decode, encode, la
 use crate::{
     capture::{Capture, Limits},
     dry_run,
-    executor::{Executor, ExecutorError, Finished, Job},
+    executor::{End, Executor, ExecutorError, Finished, Job},
     live::LiveSink,
     output::{self, Fix, Spill},
     release::{Release, StartedGated},
@@ -52,7 +52,20 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             }
         };
         let _running = self.tasks.metrics.step_running("cli");
-        let came = Box::pin(self.attempt(&task, &work, &job, &in_hand)).await?;
+        let trace = self.tasks.trace(&task);
+        let came = Box::pin(self.attempt(&task, &work, &job, &in_hand, &trace)).await;
+        trace.end(self.tasks.log.now(), |span| {
+            span.name = format!("run {}", task.step);
+            span.attributes = vec![
+                ("fist.step.name", task.step.as_str().into()),
+                ("fist.runner", self.tasks.instance.as_str().into()),
+            ];
+            span.error = match &came {
+                Ok(came) => came.outcome.failure().map(|failure| failure.as_str().to_owned()),
+                Err(_) => Some("put_off".to_owned()),
+            };
+        });
+        let came = came?;
         self.tasks.write_done(&task, came).await?;
         self.started_gated.settled(&task);
         self.executor.forget(&job).await;
@@ -71,10 +84,11 @@ impl<L: Log, E: Executor> Runner<L, E> {
         work: &CliWork,
         job: &Job,
         in_hand: &InHand,
+        trace: &TaskTrace,
     ) -> Result<Came, Failure> {
         let is_gated = job.program.is_gated();
         if is_gated && let Some(unknown) = self.begun_elsewhere(task).await? {
-            return self.adopted(task, work, job, in_hand, unknown).await;
+            return self.adopted(task, work, job, in_hand, trace, unknown).await;
         }
         if self.tasks.log.now() >= task.deadline {
             let message = format!("{}, before a runner could begin it", output::timed_out(task));
@@ -90,7 +104,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         let result = self
             .lively(task, async |sink| self.executor.run(job, &stop, sink).await)
             .await;
-        self.reported(task, work, job, result).await
+        self.reported(task, work, job, trace, result).await
     }
 
     /// A gated attempt that was begun by somebody: what still runs for it is followed to its end, and nothing is
@@ -101,6 +115,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         work: &CliWork,
         job: &Job,
         in_hand: &InHand,
+        trace: &TaskTrace,
         unknown: Came,
     ) -> Result<Came, Failure> {
         let stop = self.release.stop(in_hand, true);
@@ -109,7 +124,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
             .await;
         match result {
             None => Ok(unknown),
-            Some(result) => self.reported(task, work, job, result).await,
+            Some(result) => self.reported(task, work, job, trace, result).await,
         }
     }
 
@@ -138,8 +153,14 @@ impl<L: Log, E: Executor> Runner<L, E> {
         task: &Task,
         work: &CliWork,
         job: &Job,
+        trace: &TaskTrace,
         result: Result<Finished, ExecutorError>,
     ) -> Result<Came, Failure> {
+        match &result {
+            Ok(finished) => command_span(trace, job, finished),
+            Err(ExecutorError::Released(Some(finished))) => command_span(trace, job, finished),
+            Err(_) => {}
+        }
         match result {
             Ok(finished) => Ok(self.came(task, work, job, finished, None).await),
             Err(error) => self.came_to_nothing(task, work, job, error).await,
@@ -275,5 +296,32 @@ impl<L: Log, E: Executor> Runner<L, E> {
     }
 }
 
+/// The span of the command itself; what came before it in the run is its way there, such as a pod's start.
+fn command_span(trace: &TaskTrace, job: &Job, finished: &Finished) {
+    trace.part(&["command"], |span| {
+        span.name = "command".to_owned();
+        span.began = finished.started_at;
+        span.ended = finished.started_at.after(finished.duration);
+        span.attributes = vec![
+            // In a cluster, the pod's.
+            ("fist.job.name", job.name().into()),
+            ("fist.command.gated", job.program.is_gated().into()),
+        ];
+        let (code, error) = match &finished.end {
+            End::Exited(0) => (Some(0), None),
+            End::Exited(code) => (Some(*code), Some("exit_code")),
+            End::Signalled(signal) => (Some(128 + signal), Some("signal")),
+            End::OutOfMemory(code) => (Some(*code), Some("out_of_memory")),
+            End::TimedOut(code) => (*code, Some("timeout")),
+            End::Cancelled(code) => (*code, Some("cancelled")),
+        };
+        span.attributes
+            .extend(code.map(|code| ("process.exit.code", code.into())));
+        span.error = error.map(str::to_owned);
+    });
+}
+
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -37,6 +37,8 @@ pub fn job(task: &Task, work: &CliWork) -> Result<Job, StepError> {
         env,
         image: work.image.clone(),
         resources: work.resources.clone(),
+        // 0 is refused at admission; what a command says beyond that is not to be trusted.
+        run_as_user: work.run_as_user.filter(|user| *user > 0),
         deadline: task.deadline,
     };
     if let (true, Program::Gated(argv)) = (work.dry_run, &job.program) {

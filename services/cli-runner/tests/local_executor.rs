@@ -120,6 +120,7 @@ fn with_program(program: Program) -> Job {
         env: BTreeMap::new(),
         image: None,
         resources: None,
+        run_as_user: None,
         deadline: clock::now().after(Duration::from_secs(60)),
     }
 }

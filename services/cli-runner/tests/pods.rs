@@ -93,6 +93,7 @@ fn job(command: &str) -> Job {
         env: BTreeMap::new(),
         image: None,
         resources: None,
+        run_as_user: None,
         deadline: now.after(PATIENCE),
     }
 }

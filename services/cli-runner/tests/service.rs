@@ -60,6 +60,7 @@ impl Bench {
             shutdown: CancellationToken::new(),
             health: Health::new(),
             metrics: Metrics::new(),
+            spans: service::Spans::default(),
         };
         let task = tokio::spawn(cli_runner::run(service.clone()));
         until("the runner is ready", || service.health.readiness().is_ok()).await;

@@ -493,6 +493,8 @@ pub struct Health {}
 pub enum Nats {
     /// Create or adjust all streams, consumers and buckets; running it again changes nothing
     Init(NatsInit),
+    /// Print users with the least permissions for each service, for a nats-server to include
+    Users,
 }
 
 #[derive(Debug, clap::Args)]

@@ -164,9 +164,12 @@ impl Client {
         })
     }
 
-    /// Whether no token is sent.
-    pub fn is_anybody(&self) -> bool {
-        self.token.is_none()
+    /// The same server, asked by a stranger: no token is sent.
+    pub fn as_stranger(&self) -> Self {
+        Self {
+            token: None,
+            ..self.clone()
+        }
     }
 
     /// Whether the server is reached without leaving this machine. A forwarded port looks so too.
@@ -440,6 +443,8 @@ fn refusal(status: StatusCode, text: &str) -> Failure {
         _ if detail.is_none() => (Code::NoServer, message),
         404 => (Code::Failed, message),
         409 => (Code::Failed, message),
+        // Asked too often; just now there is no answer to be had.
+        429 => (Code::NoServer, message),
         400..=499 => (Code::Misuse, message),
         // A server that cannot work just now is none for the moment.
         _ => (Code::NoServer, message),

@@ -15,11 +15,12 @@ use bus::{Change, Connection, Definition, Definitions, LogError, Stored};
 use engine::{
     admit::Policy,
     filters::Matcher,
+    fixgate::Gate,
     manifest::{Trigger, Workflow},
 };
 use futures_util::StreamExt;
 use protocol::{Alert, Namespace, Timestamp, WorkflowName};
-use service::Config;
+use service::{Config, Fatal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -126,19 +127,25 @@ pub struct Registry {
 
 impl Registry {
     /// Over this bucket; [`Registry::watch`] must run beside it.
-    pub fn new(connection: Connection, definitions: Definitions, config: &Config) -> Self {
+    ///
+    /// # Errors
+    /// [`Fatal`] names the verb that the fix gate cannot check.
+    pub fn new(connection: Connection, definitions: Definitions, config: &Config) -> Result<Self, Fatal> {
+        let gate = Gate::new(&config.fix.verbs, &config.fix.allowed_namespaces)
+            .map_err(|error| Fatal::new(format!("fix.verbs: {error}")))?;
         let policy = Policy {
             sources: config.sources.keys().cloned().collect(),
             model_aliases: config.llm.model_aliases.clone().into_iter().collect(),
+            gate,
             ..Policy::default()
         };
-        Self {
+        Ok(Self {
             connection,
             definitions,
             policy: Arc::new(policy),
             held: Arc::default(),
             seen: Arc::new(watch::Sender::new(0)),
-        }
+        })
     }
 
     /// What the configuration decides about manifests.

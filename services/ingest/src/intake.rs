@@ -11,10 +11,10 @@ use bus::{
     Failure, Handler, Log, LogError, LogMessage, NatsLog, Started, Stored, Written, consume, topology::INGEST,
 };
 use bytes::Bytes;
-use engine::context::input_of_alert;
+use engine::context::{ALERTS_CUT, GROUP_ALERTS_MAX, input_of_alert};
 use protocol::{
-    Alert, AlertStatus, Disposition, DispositionKind, ExecutionId, SourceName, Start, Subject, Timestamp,
-    encode,
+    Alert, AlertStatus, Disposition, DispositionKind, ExecutionId, SourceName, SpanContext, Start, Subject,
+    Timestamp, encode,
 };
 use service::{Config, Metrics};
 
@@ -24,7 +24,7 @@ use crate::{
     definitions::{Known, Match, Registry, Snapshot},
     identity::{self, Sighting},
     sources::Sources,
-    start::{Outcome, Starter},
+    start::{Occasion, Outcome, Starter},
 };
 
 /// Attempts at noting when an alert was seen, against other processes that note it at the same time.
@@ -76,6 +76,7 @@ struct Delivery {
     alerts: u32,
     source: SourceName,
     at: Timestamp,
+    caller: Option<SpanContext>,
 }
 
 impl Intake {
@@ -133,6 +134,7 @@ impl Intake {
                 alerts: count,
                 source: source.clone(),
                 at: message.at,
+                caller: message.caller,
             };
             match alert {
                 Ok(alert) => {
@@ -162,6 +164,7 @@ impl Intake {
             alerts: 1,
             source,
             at: message.at,
+            caller: message.caller,
         };
         let id = identity::unread_id(&delivery.source, &delivery.token);
         self.record(
@@ -271,6 +274,12 @@ impl Intake {
                 }
             }
         }
+        if !begun.is_empty() && group.len() > GROUP_ALERTS_MAX {
+            let alerts = group.len();
+            reasons.push(format!(
+                "its group has {alerts} alerts, of which `source.data.alerts` holds {GROUP_ALERTS_MAX}"
+            ));
+        }
         let disposition = match (begun.is_empty(), merged.is_empty()) {
             (false, _) => DispositionKind::Started,
             (true, false) => DispositionKind::Merged,
@@ -302,12 +311,18 @@ impl Intake {
             delivery: Some(delivery.token.clone()),
             uid: None,
         };
-        match self.starter.start_execution(&with(group)).await {
+        let occasion = Occasion {
+            since: delivery.at,
+            caller: delivery.caller,
+        };
+        match self.starter.start_execution(&with(group), &occasion).await {
             // The alert itself matters; those that came with it are company.
             Err(LogError::TooLarge { .. }) if group.len() > 1 => {
-                self.starter
-                    .start_execution(&with(std::slice::from_ref(alert)))
-                    .await
+                let mut alone = with(std::slice::from_ref(alert));
+                let cut = group.len() - 1;
+                alone.input.data.insert(ALERTS_CUT.to_owned(), cut.into());
+                tracing::warn!(execution = %id, cut, "the alerts that came with it fit no message and are left out of its input");
+                self.starter.start_execution(&alone, &occasion).await
             }
             outcome => outcome,
         }

@@ -60,7 +60,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     } = attach(&service).await?;
     let started = Started::open(&connection).await?;
     let definitions = Definitions::open(&connection).await?;
-    let registry = Registry::new(connection.clone(), definitions, &service.config);
+    let registry = Registry::new(connection.clone(), definitions, &service.config)?;
     let starter = Starter::new(log.clone(), started.clone(), service.metrics.clone());
     let admission = Admission::new(log.clone(), service.config.nats.admission_stop_percent);
     let app = Arc::new(http::App::new(http::Parts {
@@ -90,6 +90,9 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     );
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening for webhooks and the API");
+        for exposure in http::exposures(&service.config, &address.to_string()) {
+            tracing::warn!("{exposure}");
+        }
     }
     let router = observed(http::router(&app), service.metrics.clone());
     // One that fails ends the others, each in order.

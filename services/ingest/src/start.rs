@@ -8,9 +8,15 @@
 use std::time::Duration;
 
 use bus::{Log, LogError, NatsLog, Started, StartedEntry, Written};
-use protocol::{ExecutionId, Fact, Start, Subject, decode, encode};
+use protocol::{
+    ExecutionId, Fact, Input, Namespace, SpanContext, SpanId, Start, Subject, Timestamp, TraceId, decode,
+    encode,
+};
 use serde::{Deserialize, Serialize};
-use service::Metrics;
+use service::{
+    Metrics,
+    spans::{Kind, Span},
+};
 use sha2::{Digest, Sha256};
 
 /// What is remembered is written anew when it is seen again after so long; its expiry counts from there.
@@ -22,6 +28,15 @@ pub struct Starter {
     log: NatsLog,
     started: Started,
     metrics: Metrics,
+}
+
+/// What led to a start, for its trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion {
+    /// When it came to us.
+    pub since: Timestamp,
+    /// The span of who sent it, where they named one.
+    pub caller: Option<SpanContext>,
 }
 
 /// What became of a start.
@@ -41,6 +56,13 @@ pub struct First {
     pub delivery: Option<String>,
     /// Digest of spec and input.
     work: String,
+}
+
+/// A start that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// What it works on, where that is still known.
+    pub input: Option<Input>,
 }
 
 impl First {
@@ -67,14 +89,31 @@ impl Starter {
         }
     }
 
+    /// The start of an execution, where there was one: with its input as long as the log holds it.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn find(&self, namespace: &Namespace, id: ExecutionId) -> Result<Option<Found>, LogError> {
+        let subject = Subject::Start(namespace.clone(), id).to_string();
+        if let Some(message) = self.log.last(&subject).await? {
+            let input = match decode::<Fact>(&message.payload).map(|envelope| envelope.body) {
+                Ok(Fact::Start(start)) => Some(start.input),
+                // Written by a newer build: it stands, whatever it says.
+                Ok(_) | Err(_) => None,
+            };
+            return Ok(Some(Found { input }));
+        }
+        Ok(self.remembered(id).await?.map(|_| Found { input: None }))
+    }
+
     /// Starts an execution, once. Safe to repeat after an error.
     ///
     /// # Errors
     /// [`LogError`]; after a transient one it may have started.
-    pub async fn start_execution(&self, start: &Start) -> Result<Outcome, LogError> {
+    pub async fn start_execution(&self, start: &Start, occasion: &Occasion) -> Result<Outcome, LogError> {
         let id = start.execution;
         if !is_derived(id) {
-            return self.written(start).await;
+            return self.written(start, occasion).await;
         }
         if let Some((first, entry)) = self.remembered(id).await? {
             if self.log.now().since(entry.at) >= REFRESH_AFTER {
@@ -85,7 +124,7 @@ impl Starter {
             }
             return Ok(Outcome::Already(first));
         }
-        let outcome = self.written(start).await?;
+        let outcome = self.written(start, occasion).await?;
         let first = match &outcome {
             Outcome::New => First::of(start),
             Outcome::Already(first) => first.clone(),
@@ -96,12 +135,13 @@ impl Starter {
         Ok(outcome)
     }
 
-    async fn written(&self, start: &Start) -> Result<Outcome, LogError> {
+    async fn written(&self, start: &Start, occasion: &Occasion) -> Result<Outcome, LogError> {
         let subject = Subject::Start(start.namespace.clone(), start.execution);
         let fact = encode(self.log.now(), &Fact::Start(Box::new(start.clone())));
         match self.log.write_fact(&subject, fact).await? {
             Written::New(_) => {
                 self.metrics.execution_started(&start.trigger_source);
+                self.record(start, occasion);
                 tracing::info!(
                     execution = %start.execution,
                     workflow = %start.workflow,
@@ -113,6 +153,31 @@ impl Starter {
             }
             Written::Already => Ok(Outcome::Already(self.stands(&subject, start).await?)),
         }
+    }
+
+    /// The span from what led to an execution to its start.
+    fn record(&self, start: &Start, occasion: &Occasion) {
+        let trace = TraceId::of(start.execution);
+        self.log.spans().record(trace, || Span {
+            trace,
+            id: SpanId::of_part(start.execution, &["intake"]),
+            parent: Some(SpanId::of_execution(start.execution)),
+            name: format!("intake {}", start.trigger_source),
+            kind: match (&start.delivery, &start.uid) {
+                (Some(_), _) => Kind::Consumer,
+                (None, Some(_)) => Kind::Internal,
+                (None, None) => Kind::Server,
+            },
+            began: occasion.since,
+            ended: self.log.now(),
+            attributes: vec![
+                ("fist.execution.id", start.execution.to_string().into()),
+                ("fist.workflow.name", start.workflow.as_str().into()),
+                ("fist.trigger.source", start.trigger_source.as_str().into()),
+            ],
+            error: None,
+            link: occasion.caller,
+        });
     }
 
     /// The start that stands in the log.

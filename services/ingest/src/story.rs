@@ -368,6 +368,7 @@ mod tests {
             seq,
             at: Timestamp::from_millis(1_000 * i64::try_from(seq).unwrap()),
             payload: payload.into(),
+            caller: None,
         }
     }
 

@@ -69,6 +69,7 @@ mod tests {
             seq: 1,
             at: Timestamp::from_millis(0),
             payload: text.into(),
+            caller: None,
         };
         counted.handle(message("good"), 1).await.unwrap();
         counted.handle(message("later"), 1).await.unwrap_err();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use engine::State;
-use protocol::ExecutionId;
+use protocol::{ExecutionId, Timestamp};
 use tokio::sync::OwnedMutexGuard;
 
 /// A state, and the last sequence of the lane that it is a fold of.
@@ -20,6 +20,8 @@ use tokio::sync::OwnedMutexGuard;
 pub(crate) struct Known {
     pub(crate) state: State,
     pub(crate) lane_seq: u64,
+    /// When its start was written.
+    pub(crate) started_at: Timestamp,
 }
 
 /// What the lock of one execution guards.

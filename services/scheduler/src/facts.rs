@@ -15,14 +15,15 @@ use std::{
 
 use bus::{Appended, Blobs, Failure, Handler, Log, LogError, LogMessage};
 use engine::{Decision, Nothing, Observed, Planned, ReplayError, Rules, State, decide, outstanding};
-use protocol::{Append, DecodeError, ExecutionId, Fact, LaneAction, Namespace, Outcome, Subject, TimerId};
-use service::Metrics;
+use protocol::{Append, DecodeError, ExecutionId, Fact, LaneAction, Namespace, Subject, TimerId, Timestamp};
+use service::{Metrics, Spans};
 
 use crate::{
     definitions::Definitions,
     executions::{Executions, Known},
     lost,
     read::{self, ReadError},
+    traces,
 };
 
 /// Rounds of reading again after another scheduler was first, before the fact is left to a redelivery.
@@ -44,6 +45,7 @@ pub(crate) struct Facts<L> {
     pub(crate) executions: Executions,
     pub(crate) definitions: Definitions,
     pub(crate) metrics: Metrics,
+    pub(crate) spans: Spans,
 }
 
 impl<L: Log> Handler for Facts<L> {
@@ -56,7 +58,8 @@ impl<L: Log> Handler for Facts<L> {
                     subject: message.subject.clone(),
                     seq: message.seq,
                 };
-                self.answer(&namespace, execution, &observed, deliveries).await
+                self.answer(&namespace, execution, &observed, message.at, deliveries)
+                    .await
             }
             Err(error) => Err(unreadable(error, deliveries)),
         };
@@ -104,6 +107,7 @@ impl<L: Log> Facts<L> {
         namespace: &Namespace,
         execution: ExecutionId,
         observed: &Observed,
+        at: Timestamp,
         deliveries: u64,
     ) -> Result<(), Stuck> {
         let mut slot = self.executions.lock(execution).await;
@@ -111,7 +115,7 @@ impl<L: Log> Facts<L> {
             let is_fresh = slot.is_none();
             if is_fresh {
                 *slot = Some(
-                    self.know(namespace, execution, observed, deliveries, round)
+                    self.know(namespace, execution, observed, at, deliveries, round)
                         .await?,
                 );
             }
@@ -126,7 +130,7 @@ impl<L: Log> Facts<L> {
                     }
                     // Another scheduler was first, or it is unknown whether we were.
                     *slot = None;
-                    tokio::time::sleep(pause(round, observed.seq)).await;
+                    tokio::time::sleep(pause(round, observed.seq, self.log.salt())).await;
                 }
                 Ok(Decision::Nothing(why)) if is_fresh || is_final(why) => {
                     let repaired = self.repair(known, namespace, execution).await;
@@ -151,6 +155,7 @@ impl<L: Log> Facts<L> {
         namespace: &Namespace,
         execution: ExecutionId,
         observed: &Observed,
+        at: Timestamp,
         deliveries: u64,
         round: u32,
     ) -> Result<Known, Stuck> {
@@ -160,6 +165,7 @@ impl<L: Log> Facts<L> {
             return Ok(Known {
                 state: State::new(Arc::new(start.as_ref().clone()), definition),
                 lane_seq: 0,
+                started_at: at,
             });
         }
         let messages = self.log.read_execution(namespace, execution).await?;
@@ -171,6 +177,7 @@ impl<L: Log> Facts<L> {
             Ok(state) => Ok(Known {
                 state,
                 lane_seq: history.lane_seq,
+                started_at: history.started_at,
             }),
             Err(error) => Err(match (contradiction(&error, deliveries), error) {
                 (Failure::Reject { reason }, ReplayError::Inconsistent(_)) => Stuck::Execution(reason),
@@ -214,6 +221,7 @@ impl<L: Log> Facts<L> {
             .apply(&append, &observed.fact)
             .map_err(|error| Failure::reject(error.to_string()))?;
         self.count(known, &append, observed);
+        traces::record(&self.spans, known, &append, &observed.fact);
         Ok(true)
     }
 
@@ -264,11 +272,7 @@ impl<L: Log> Facts<L> {
 
     fn count(&self, known: &Known, append: &Append, observed: &Observed) {
         if let Fact::Done(done) = &observed.fact {
-            let outcome = match &done.outcome {
-                Outcome::Succeeded => "Succeeded",
-                Outcome::Skipped { .. } => "Skipped",
-                Outcome::Failed(_) => "Failed",
-            };
+            let outcome = done.outcome.status();
             let took = done.completed_at.since(done.started_at);
             self.metrics
                 .step_ended(known.state.step_type(&done.step), outcome, took);
@@ -287,9 +291,9 @@ impl<L: Log> Facts<L> {
 }
 
 /// The pause after a lost race: longer each time, and not the same for two schedulers that race.
-fn pause(round: u32, seq: u64) -> Duration {
+fn pause(round: u32, seq: u64, salt: u64) -> Duration {
     let mut hasher = DefaultHasher::new();
-    (round, seq, std::process::id()).hash(&mut hasher);
+    (round, seq, salt).hash(&mut hasher);
     Duration::from_micros(1_000 + hasher.finish() % 5_000) * (round + 1)
 }
 

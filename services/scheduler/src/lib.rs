@@ -11,6 +11,7 @@ mod facts;
 mod lost;
 mod read;
 mod timers;
+mod traces;
 
 use std::{sync::Arc, time::Duration};
 
@@ -76,6 +77,7 @@ pub async fn decide_facts<L: Log>(
         executions: Executions::new(states_max),
         definitions: Definitions::default(),
         metrics: metrics.clone(),
+        spans: log.spans(),
     };
     let facts = Counted {
         handler: facts,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bus::{Blobs, Failure, LogMessage};
 use engine::Logged;
-use protocol::{Append, BlobRef, Body, DecodeError, Fact, Subject};
+use protocol::{Append, BlobRef, Body, DecodeError, Fact, Subject, Timestamp};
 
 /// Why a message cannot be read.
 #[derive(Debug)]
@@ -41,12 +41,15 @@ pub(crate) struct History {
     pub(crate) logged: Vec<(u64, Logged)>,
     /// The last sequence of the lane.
     pub(crate) lane_seq: u64,
+    /// When the start was written.
+    pub(crate) started_at: Timestamp,
 }
 
 /// Reads what matters of an execution's `messages`. A fact that the lane does not name changes nothing so far, so
 /// one of those that cannot be read stands in nobody's way.
 pub(crate) async fn history(messages: &[LogMessage], blobs: &Blobs) -> Result<History, ReadError> {
     let (mut logged, mut named, mut lane_seq) = (Vec::with_capacity(messages.len()), HashSet::new(), 0);
+    let mut started_at = Timestamp::default();
     let (facts, lane): (Vec<_>, Vec<_>) = messages.iter().partition(|message| is_fact(message));
     for message in lane {
         let append = protocol::decode::<Append>(&message.payload)
@@ -58,12 +61,19 @@ pub(crate) async fn history(messages: &[LogMessage], blobs: &Blobs) -> Result<Hi
     }
     for message in facts {
         let is_start = matches!(Subject::parse(&message.subject), Ok(Subject::Start(..)));
+        if is_start {
+            started_at = message.at;
+        }
         if is_start || named.contains(&message.seq) {
             logged.push((message.seq, Logged::Fact(fact(message, blobs).await?)));
         }
     }
     logged.sort_by_key(|(seq, _)| *seq);
-    Ok(History { logged, lane_seq })
+    Ok(History {
+        logged,
+        lane_seq,
+        started_at,
+    })
 }
 
 fn is_fact(message: &LogMessage) -> bool {

@@ -38,6 +38,9 @@ const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// What keeps the service from working, with the remedy. A database that is away does not.
 pub async fn run(service: Service) -> Result<(), Fatal> {
     let store = open_store(&service.config)?;
+    if let Some(exposure) = service.config.database.exposure() {
+        tracing::warn!("{exposure}");
+    }
     service.health.expect("database");
     service.health.expect("queries");
     let Attached {

@@ -9,7 +9,10 @@
 use std::{
     fs, io,
     net::TcpListener,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
@@ -101,6 +104,29 @@ impl TestPostgres {
             &["-h", "127.0.0.1", "-p", &port, "-U", "postgres", name],
         );
         self.url(name)
+    }
+
+    /// Starts the server again with this certificate (PEM) and its key, by which clients may encrypt.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_certificate(&self, certificate: &str, key: &str) {
+        let data = PathBuf::from(self.data());
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            fs::write(&path, text).expect("the certificate is written");
+            // PostgreSQL wants its key for itself.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode is set");
+            if let Some((user, group)) = self.owner {
+                chown(&path, Some(user), Some(group)).expect("its owner is set");
+            }
+        }
+        self.stop();
+        let config = data.join("postgresql.conf");
+        let mut text = fs::read_to_string(&config).expect("a configuration");
+        text.push_str("\nssl = on\n");
+        fs::write(&config, text).expect("the configuration is written");
+        self.start_again();
     }
 
     /// Stops the server at once, as a crash would; its data stay.

@@ -51,6 +51,7 @@ pub(crate) fn service(batch_max: usize) -> Service {
         shutdown: CancellationToken::new(),
         health: Health::new(),
         metrics: Metrics::new(),
+        spans: service::Spans::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use service::{Fatal, Service, config::Nats};
+use tokio::time::Instant;
 
 use crate::{
     Blobs, ConnectError, Connection, Durable, Failure, Log, LogError, NatsLog, Settings, TopologyError,
@@ -15,6 +16,9 @@ use crate::{
 
 /// How long to go on trying for the first connection: a NATS server that starts beside us takes seconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long to wait for the streams and consumers, which another makes.
+const TOPOLOGY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the connection and the queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -34,19 +38,48 @@ pub struct Attached {
 ///
 /// # Errors
 /// [`Fatal`] where the server cannot be reached within a minute or is too old, or where `fist nats init` has not
-/// been run.
+/// been run within another.
 pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     service.health.expect("nats");
     let settings = settings(&service.config.nats, service.name);
     let connection = Connection::open(&settings).await?;
-    topology::check(&connection).await?;
-    let log = NatsLog::open(&connection).await?;
+    for exposure in connection.exposures() {
+        tracing::warn!(url = connection.url(), "{exposure}");
+    }
+    wait_for_topology(&connection, service).await?;
+    let log = NatsLog::open(&connection)
+        .await?
+        .with_spans(service.spans.clone());
     let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
         connection,
         log,
         blobs,
     })
+}
+
+/// Waits for streams that are not there yet: where everything is installed at once, `fist nats init` runs beside us.
+async fn wait_for_topology(connection: &Connection, service: &Service) -> Result<(), TopologyError> {
+    let deadline = Instant::now() + TOPOLOGY_WITHIN;
+    let mut is_told = false;
+    loop {
+        let missing = match topology::check(connection).await {
+            Err(missing @ TopologyError::Missing { .. }) => missing,
+            outcome => return outcome,
+        };
+        if !std::mem::replace(&mut is_told, true) {
+            let within_s = TOPOLOGY_WITHIN.as_secs();
+            tracing::warn!(%missing, within_s, "waiting for it");
+        }
+        service.health.set("nats", Err(missing.to_string()));
+        if Instant::now() + LOOK_EVERY >= deadline {
+            return Err(missing);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = service.shutdown.cancelled() => return Err(missing),
+        }
+    }
 }
 
 /// How the configuration wants NATS to be reached, by a client of this name. Who will not wait a minute for a server
@@ -60,6 +93,7 @@ pub fn settings(nats: &Nats, client_name: &str) -> Settings {
         url: nats.url.clone(),
         credentials_file: nats.credentials_file.clone(),
         user_and_password: nats.user.clone().zip(password),
+        inbox_prefix: nats.inbox_prefix.clone(),
         tls_ca_file: nats.tls_ca_file.clone(),
         client_name: format!("fist {client_name}"),
         attempt_time: Duration::from_millis(nats.connect_timeout_ms),

@@ -8,7 +8,10 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::{ConnectOptions, Event, jetstream};
+use service::http::is_this_machine;
 use tokio::sync::watch;
+
+use crate::permissions::inbox_prefix;
 
 /// The oldest server that has message schedules.
 pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
@@ -22,6 +25,8 @@ pub struct Settings {
     pub credentials_file: Option<PathBuf>,
     /// User name and password.
     pub user_and_password: Option<(String, String)>,
+    /// What the subjects of answers begin with; absent: `_INBOX.<user>`, and without a user `_INBOX`.
+    pub inbox_prefix: Option<String>,
     /// PEM file with certificate authorities to trust beside the system's.
     pub tls_ca_file: Option<PathBuf>,
     /// How the server's own lists show this client: `fist scheduler on web-1`.
@@ -68,6 +73,16 @@ pub enum ConnectError {
         /// Where it was looked for.
         url: String,
         /// The last attempt's error.
+        reason: String,
+    },
+    /// It cannot prove that it is the server that was meant.
+    #[error(
+        "the certificate of the NATS server at {url} is refused ({reason}): set `nats.tls_ca_file` to the authority that signed it, and `nats.url` to a name that stands in it"
+    )]
+    Untrusted {
+        /// Where.
+        url: String,
+        /// What is wrong with the certificate.
         reason: String,
     },
     /// It refuses this user.
@@ -133,6 +148,10 @@ impl Connection {
                 Err(error) => error,
             };
             let reason = error.to_string();
+            // It will not get better, unlike a handshake with a server that is just starting or ending.
+            if let Some(reason) = refused_certificate(&error) {
+                return Err(ConnectError::Untrusted { url, reason });
+            }
             if matches!(
                 error.kind(),
                 async_nats::ConnectErrorKind::Authentication
@@ -175,6 +194,12 @@ impl Connection {
         &self.url
     }
 
+    /// What strangers could do with this server, each with the remedy. Nothing is said of a server on this machine.
+    pub fn exposures(&self) -> Vec<&'static str> {
+        let info = self.client.server_info();
+        exposures(&self.url, info.auth_required, info.tls_required)
+    }
+
     /// The client, for requests and services on core NATS (`fist.query.*`).
     pub fn client(&self) -> &async_nats::Client {
         &self.client
@@ -212,6 +237,44 @@ impl Connection {
             tokio::time::sleep(FIRST_CONNECT_PAUSE).await;
         }
     }
+}
+
+/// What is wrong with the server's certificate, where that is why there is no connection.
+fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // The reason is inside of an I/O error, which does not give it as its source.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(_)) = inner.or_else(|| error.downcast_ref()) {
+            return inner.map(ToString::to_string).or_else(|| Some(error.to_string()));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn exposures(url: &str, asks_who: bool, is_encrypted: bool) -> Vec<&'static str> {
+    let parts = || url.split(',').map(str::trim);
+    let place = |part: &str| part.split_once("://").map_or(part, |(_, place)| place).to_owned();
+    if parts().all(|part| is_this_machine(&place(part))) {
+        return Vec::new();
+    }
+    let by_address = parts().all(|part| part.starts_with("tls://") || part.starts_with("wss://"));
+    let mut found = Vec::new();
+    if !asks_who {
+        found.push(
+            "the NATS server asks nobody for credentials, and whoever can publish to it can run commands: give it users (`fist nats users` prints them), and set nats.user and nats.password, or nats.credentials_file",
+        );
+    }
+    if !is_encrypted && !by_address {
+        found.push(
+            "the connection to NATS is not encrypted, and it is not on this machine alone: give the server a certificate, and set nats.url to tls://… (and nats.tls_ca_file where its authority is your own)",
+        );
+    }
+    found
 }
 
 /// Whether a version such as `2.15.2` or `2.12.0-RC.1` has what is needed.
@@ -277,6 +340,12 @@ async fn options(
     } else if let Some((user, password)) = &settings.user_and_password {
         options = options.user_and_password(user.clone(), password.clone());
     }
+    // Else whoever may listen at `_INBOX.>` reads what is delivered to all others.
+    let own = settings.user_and_password.as_ref().map(|(user, _)| user);
+    let own = own.filter(|user| is_token(user)).map(|user| inbox_prefix(user));
+    if let Some(prefix) = settings.inbox_prefix.clone().or(own) {
+        options = options.custom_inbox_prefix(prefix);
+    }
     if let Some(file) = &settings.tls_ca_file {
         if !file.is_file() {
             return Err(ConnectError::Settings {
@@ -286,6 +355,14 @@ async fn options(
         options = options.add_root_certificates(file.clone());
     }
     Ok(options)
+}
+
+/// Whether a name can be one part of a subject.
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
 /// 0, 50, 100, 200 … 2,000 ms, with the process's own jitter so that replicas do not come back in step.
@@ -328,6 +405,28 @@ mod tests {
         }
         for bad in ["2.9.25", "2.11.99", "1.99.0", "", "two"] {
             assert!(!is_new_enough(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_strangers_could_do_is_said_where_they_could_come_from() {
+        for near in [
+            "nats://127.0.0.1:4222",
+            "localhost",
+            "nats://[::1]:4222, nats://127.0.0.2:4222",
+        ] {
+            assert_eq!(exposures(near, false, false).len(), 0, "{near}");
+        }
+        for (url, asks_who, is_encrypted, count) in [
+            ("nats://nats:4222", false, false, 2),
+            ("nats://nats:4222", true, false, 1),
+            ("nats://nats:4222", true, true, 0),
+            ("tls://nats:4222", true, false, 0),
+            ("tls://nats:4222", false, false, 1),
+            ("tls://a:4222,nats://b:4222", true, false, 1),
+            ("nats://127.0.0.1:4222,nats://b:4222", false, true, 1),
+        ] {
+            assert_eq!(exposures(url, asks_who, is_encrypted).len(), count, "{url}");
         }
     }
 

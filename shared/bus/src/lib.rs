@@ -19,6 +19,7 @@ pub mod inbox;
 mod jitter;
 pub mod log;
 mod nats;
+pub mod permissions;
 pub mod runner;
 pub mod server;
 mod setup;

@@ -11,8 +11,11 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 use bytes::Bytes;
 use futures_util::Stream;
 use protocol::{
-    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TimerId, Timestamp, subjects,
+    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, SpanContext, StepName, Subject, TimerId,
+    Timestamp, subjects,
 };
+
+use service::Spans;
 
 use crate::{
     failure::Failure,
@@ -31,6 +34,8 @@ pub struct LogMessage {
     pub at: Timestamp,
     /// Its body.
     pub payload: Bytes,
+    /// The span behind it, where its writer named one.
+    pub caller: Option<SpanContext>,
 }
 
 impl fmt::Debug for LogMessage {
@@ -264,6 +269,11 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// The time, by the clock that the simulation turns; for `at` of what is written.
     fn now(&self) -> Timestamp;
 
+    /// A number that another process has not: for pauses of two that must not stay in step.
+    fn salt(&self) -> u64 {
+        std::process::id().into()
+    }
+
     /// Records a fact, once (rule 1). Time-outs and races are tried again within the bound.
     ///
     /// # Errors
@@ -347,7 +357,13 @@ pub trait Log: Clone + Send + Sync + 'static {
         at: Timestamp,
     ) -> impl Future<Output = Result<(), LogError>> + Send;
 
-    /// Puts what a source sent into `FIST_ALERTS`; durable when this returns its sequence there.
+    /// Where spans of what is read and written here go; off where nobody said otherwise.
+    fn spans(&self) -> Spans {
+        Spans::default()
+    }
+
+    /// Puts what a source sent into `FIST_ALERTS`, with the span that led to it where there is one; durable when
+    /// this returns its sequence there.
     ///
     /// # Errors
     /// [`LogError`]; after a transient one it may have been taken, and sending again makes a second delivery.
@@ -355,6 +371,7 @@ pub trait Log: Clone + Send + Sync + 'static {
         &self,
         source: &SourceName,
         payload: Vec<u8>,
+        caller: Option<SpanContext>,
     ) -> impl Future<Output = Result<u64, LogError>> + Send;
 
     /// Sends progress to whoever is watching; dropped where that does not work at once.

@@ -721,8 +721,14 @@ async fn moved_timer(log: impl Log) {
 
 async fn intake(log: impl Log) {
     let source = SourceName::new("web-1").unwrap();
-    assert_eq!(log.publish_intake(&source, b"one".to_vec()).await.unwrap(), 1);
-    assert_eq!(log.publish_intake(&source, b"one".to_vec()).await.unwrap(), 2);
+    assert_eq!(
+        log.publish_intake(&source, b"one".to_vec(), None).await.unwrap(),
+        1
+    );
+    assert_eq!(
+        log.publish_intake(&source, b"one".to_vec(), None).await.unwrap(),
+        2
+    );
     let mut inbox = log.inbox(&durable(&INGEST)).await.unwrap();
     for seq in [1, 2] {
         let delivery = next(&mut inbox).await;
@@ -738,7 +744,10 @@ async fn intake(log: impl Log) {
     })
     .await;
     assert_eq!(log.stream_state(StreamId::Alerts).await.unwrap().last_seq, 2);
-    assert_eq!(log.publish_intake(&source, b"two".to_vec()).await.unwrap(), 3);
+    assert_eq!(
+        log.publish_intake(&source, b"two".to_vec(), None).await.unwrap(),
+        3
+    );
 }
 
 const MEBIBYTE: usize = 1 << 20;
@@ -775,7 +784,7 @@ async fn full_log(log: impl Log) {
             .len()
             == 1
     );
-    log.publish_intake(&SourceName::new("web").unwrap(), b"{}".to_vec())
+    log.publish_intake(&SourceName::new("web").unwrap(), b"{}".to_vec(), None)
         .await
         .unwrap();
 }
@@ -786,7 +795,7 @@ async fn full_intake(log: impl Log) {
     let error = loop {
         n += 1;
         assert!(n < 20, "nothing is refused");
-        match log.publish_intake(&source, vec![b'x'; MEBIBYTE / 10]).await {
+        match log.publish_intake(&source, vec![b'x'; MEBIBYTE / 10], None).await {
             Ok(_) => {}
             Err(error) => break error,
         }
@@ -799,7 +808,7 @@ async fn full_intake(log: impl Log) {
     next(&mut inbox).await.ack().await;
     next(&mut inbox).await.ack().await;
     eventually("room again", || async {
-        log.publish_intake(&source, vec![b'x'; MEBIBYTE / 10])
+        log.publish_intake(&source, vec![b'x'; MEBIBYTE / 10], None)
             .await
             .is_ok()
     })

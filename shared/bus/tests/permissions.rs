@@ -5,8 +5,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use bus::{
-    Appended, Blobs, Budgets, Definitions, Inbox, Log, NatsLog, Position, Sizes, Started, StreamId, Written,
-    testing::TestNats, topology,
+    Appended, Blobs, Budgets, ConnectError, Connection, Definitions, Inbox, Log, NatsLog, Position, Settings,
+    Sizes, Started, StreamId, Written, permissions, testing::TestNats, topology,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,7 +14,10 @@ use protocol::{
     AlertId, Attempt, Day, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TaskType,
     TimerId, Timestamp, WorkflowName,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::timeout,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const USERS: [(&str, &str); 7] = [
@@ -47,7 +50,7 @@ impl World {
         world
     }
 
-    async fn connection(&self, user: &str) -> bus::Connection {
+    async fn connection(&self, user: &str) -> Connection {
         let credentials = (user.to_owned(), format!("secret-of-{user}"));
         self.0.connect_as(Some(credentials)).await
     }
@@ -114,7 +117,10 @@ async fn every_service_can_do_its_part() {
 
     let connection = world.connection("ingest").await;
     let ingest = NatsLog::open(&connection).await.unwrap();
-    ingest.publish_intake(&source, b"{}".to_vec()).await.unwrap();
+    ingest
+        .publish_intake(&source, b"{}".to_vec(), None)
+        .await
+        .unwrap();
     take_one(&ingest, &topology::INGEST).await;
     let start = Subject::Start(ns.clone(), exec);
     assert!(matches!(
@@ -279,73 +285,118 @@ async fn every_service_can_do_its_part() {
     assert_eq!(&answer.payload[..], b"!");
 }
 
-/// Sends what is not allowed, and looks at the streams: nothing came of it.
+/// A client of a user, and what its server says against it.
+async fn heard(world: &World, user: &str) -> (async_nats::Client, UnboundedReceiver<String>) {
+    let (said, hears) = unbounded_channel();
+    // A source may not even ask about JetStream, so it connects as any client would.
+    let client =
+        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), format!("secret-of-{user}"))
+            .event_callback(move |event| {
+                let said = said.clone();
+                async move {
+                    let _ = said.send(event.to_string());
+                }
+            })
+            .connect(world.0.url())
+            .await
+            .unwrap();
+    (client, hears)
+}
+
+/// Waits until the server has refused each of these subjects.
+async fn refused(hears: &mut UnboundedReceiver<String>, mut subjects: Vec<String>, user: &str) {
+    while !subjects.is_empty() {
+        let said = timeout(PATIENCE, hears.recv()).await;
+        let said = said
+            .unwrap_or_else(|_| panic!("{user} was not refused {subjects:?}"))
+            .unwrap();
+        subjects.retain(|subject| {
+            !(said.contains("Permissions Violation") && said.contains(&format!("\"{subject}\"")))
+        });
+    }
+}
+
+/// Whether a pattern of the table covers a subject without wildcards.
+fn covers(pattern: &str, subject: &str) -> bool {
+    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (pattern.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(expected), Some(given)) if expected == given => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Each user tries on the real server what every other one may, and what only an admin may; the server refuses all
+/// that is not in the user's own row, and nothing comes of it.
 #[tokio::test]
 async fn nobody_can_do_more() {
     let world = World::start().await;
     let (ns, exec) = (namespace(), execution());
-    let start = Subject::Start(ns.clone(), exec).to_string();
-    let command = Subject::Command(TaskType::cli(), ns.clone(), exec).to_string();
-    let done = Subject::Done(ns.clone(), exec, step(), Attempt::FIRST).to_string();
-    let timer = Subject::TimerSet(ns.clone(), exec, TimerId::new("t").unwrap()).to_string();
-    let purge = "$JS.API.STREAM.PURGE.FIST_ALERTS".to_owned();
-    let delete = "$JS.API.STREAM.DELETE.FIST_LOG".to_owned();
-    let update = "$JS.API.STREAM.UPDATE.FIST_LOG".to_owned();
-    let unwatch = "$JS.API.CONSUMER.DELETE.FIST_LOG.scheduler".to_owned();
-    let budget = format!(
-        "$KV.{}.{ns}.{}",
-        topology::BUDGETS_BUCKET,
-        Day::of(Timestamp::default())
+    let users = permissions::users();
+    assert_eq!(
+        users.iter().map(|user| user.name).collect::<Vec<_>>(),
+        USERS.map(|(name, _)| name)
     );
-    let forbidden = [
-        (
-            "source",
-            vec![
-                &start, &command, &done, &timer, &purge, &delete, &update, &unwatch, &budget,
-            ],
-        ),
-        (
-            "ingest",
-            vec![
-                &command, &done, &timer, &purge, &delete, &update, &unwatch, &budget,
-            ],
-        ),
-        (
-            "scheduler",
-            vec![&start, &done, &purge, &delete, &update, &unwatch, &budget],
-        ),
-        (
-            "cli-runner",
-            vec![
-                &start, &command, &timer, &purge, &delete, &update, &unwatch, &budget,
-            ],
-        ),
-        (
-            "agent-runner",
-            vec![&start, &command, &timer, &purge, &delete, &update, &unwatch],
-        ),
-        (
-            "store-writer",
-            vec![
-                &start, &command, &done, &timer, &purge, &delete, &update, &unwatch, &budget,
-            ],
-        ),
+    let of_admin = [
+        "$JS.API.STREAM.CREATE.FIST_OWN".to_owned(),
+        "$JS.API.STREAM.UPDATE.FIST_LOG".to_owned(),
+        "$JS.API.STREAM.DELETE.FIST_LOG".to_owned(),
+        "$JS.API.STREAM.PURGE.FIST_ALERTS".to_owned(),
+        "$JS.API.STREAM.MSG.DELETE.FIST_ALERTS".to_owned(),
+        "$JS.API.CONSUMER.DURABLE.CREATE.FIST_LOG.scheduler".to_owned(),
+        "$JS.API.CONSUMER.DELETE.FIST_LOG.scheduler".to_owned(),
+        "$JS.API.CONSUMER.PAUSE.FIST_LOG.scheduler".to_owned(),
+        "_INBOX.ingest.spoofed".to_owned(),
+        "_INBOX.x".to_owned(),
+        "something.else".to_owned(),
     ];
-    for (user, subjects) in forbidden {
-        // A source may not even ask about JetStream, so it connects as any client would.
-        let client =
-            async_nats::ConnectOptions::with_user_and_password(user.to_owned(), format!("secret-of-{user}"))
-                .connect(world.0.url())
-                .await
-                .unwrap();
-        for subject in subjects {
+    let of_others = users.iter().flat_map(permissions::User::publish);
+    let concrete = |pattern: String| match pattern.as_str() {
+        ">" => "everything".to_owned(),
+        _ => pattern.replace(['*', '>'], "x"),
+    };
+    let mut tried: Vec<String> = of_others.map(concrete).chain(of_admin).collect();
+    tried.sort();
+    tried.dedup();
+    assert!(tried.len() > 40, "{tried:?}");
+    for user in users.iter().filter(|user| user.name != "admin") {
+        let (client, mut hears) = heard(&world, user.name).await;
+        let own = user.publish();
+        let others: Vec<String> = tried
+            .iter()
+            .filter(|subject| !own.iter().any(|pattern| covers(pattern, subject)))
+            .cloned()
+            .collect();
+        assert!(others.len() > 15, "{}: {others:?}", user.name);
+        for subject in &others {
             client.publish(subject.clone(), "{}".into()).await.unwrap();
         }
-        client.flush().await.unwrap();
+        refused(&mut hears, others, user.name).await;
+
+        // Nor listen to more than its own answers.
+        let mut closed: Vec<String> = [">", "fist.>", "fist.alerts.*", "$JS.>", "_INBOX.*.>"]
+            .map(str::to_owned)
+            .to_vec();
+        let inboxes = users.iter().filter(|other| other.name != user.name);
+        closed.extend(inboxes.map(|other| format!("_INBOX.{}.>", other.name)));
+        if user.name != "source" {
+            closed.push("_INBOX.>".to_owned());
+        } else {
+            // Its wildcard is taken, and gives it no answers of the others; see below.
+            closed.retain(|subject| subject != "_INBOX.*.>");
+        }
+        let mut subscriptions = Vec::new();
+        for subject in &closed {
+            subscriptions.push(client.subscribe(subject.clone()).await.unwrap());
+        }
+        refused(&mut hears, closed, user.name).await;
     }
     let admin = world.log("admin").await;
     topology::check(&world.connection("admin").await).await.unwrap();
-    for stream in [StreamId::Log, StreamId::Timers] {
+    for stream in StreamId::ALL {
         assert_eq!(
             admin.stream_state(stream).await.unwrap().last_seq,
             0,
@@ -355,15 +406,64 @@ async fn nobody_can_do_more() {
     // Only who calls models counts what they took.
     let budgets = Budgets::open(&world.connection("admin").await).await.unwrap();
     assert_eq!(budgets.list(Day::of(Timestamp::default())).await.unwrap(), []);
-    // What a source may do works.
-    let source = async_nats::ConnectOptions::with_user_and_password(
-        "source".to_owned(),
-        "secret-of-source".to_owned(),
-    )
-    .connect(world.0.url())
-    .await
-    .unwrap();
+    assert_eq!(
+        admin
+            .last(&protocol::subjects::lane_filter(&ns, exec))
+            .await
+            .unwrap(),
+        None
+    );
+}
+
+/// What a source may do works, and the wildcard of its inboxes shows it none of the others' answers.
+#[tokio::test]
+async fn a_source_publishes_alerts_and_learns_nothing() {
+    let world = World::start().await;
+    let (source, _hears) = heard(&world, "source").await;
+    let mut answers = source.subscribe("_INBOX.>").await.unwrap();
+    source.flush().await.unwrap();
+    // Everybody else asks and is answered meanwhile.
+    for (user, _) in USERS.iter().filter(|(user, _)| *user != "source") {
+        world.connection(user).await.client().flush().await.unwrap();
+    }
+    // The server delivers in order, so that what came before would be seen first.
     let subject = Subject::Intake(SourceName::new("web").unwrap()).to_string();
-    source.request(subject, "{}".into()).await.unwrap();
+    source
+        .publish_with_reply(subject, "_INBOX.own", "{}".into())
+        .await
+        .unwrap();
+    let first = timeout(PATIENCE, answers.next())
+        .await
+        .expect("an answer")
+        .unwrap();
+    assert_eq!(first.subject.as_str(), "_INBOX.own");
+    let text = String::from_utf8_lossy(&first.payload);
+    assert!(text.contains("FIST_ALERTS"), "{text}");
+    let admin = world.log("admin").await;
     assert_eq!(admin.stream_state(StreamId::Alerts).await.unwrap().messages, 1);
+}
+
+#[tokio::test]
+async fn a_stranger_is_not_let_in() {
+    let world = World::start().await;
+    for credentials in [
+        None,
+        Some(("ingest", "wrong")),
+        Some(("nobody", "secret-of-nobody")),
+        Some(("ingest", "")),
+    ] {
+        let settings = Settings {
+            url: world.0.url(),
+            user_and_password: credentials.map(|(user, password)| (user.to_owned(), password.to_owned())),
+            client_name: "test".to_owned(),
+            attempt_time: PATIENCE,
+            deadline: PATIENCE,
+            ..Settings::default()
+        };
+        let error = Connection::open(&settings).await.unwrap_err();
+        assert!(
+            matches!(error, ConnectError::Unauthorized { .. }),
+            "{credentials:?}: {error}"
+        );
+    }
 }

@@ -79,6 +79,7 @@ impl Bench {
             seq: 1,
             at,
             payload: encode(at, &Self::append_of(task, action)).into(),
+            caller: None,
         }
     }
 

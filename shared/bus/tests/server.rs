@@ -9,7 +9,12 @@ use bus::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use protocol::{Attempt, ExecutionId, Namespace, StepName, Subject, TaskType, WorkflowName};
+use protocol::{
+    Attempt, ExecutionId, Namespace, SourceName, SpanContext, SpanId, StepName, Subject, TaskType, TraceId,
+    WorkflowName,
+};
+use service::{Config, Metrics, Service, Spans};
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -322,4 +327,93 @@ async fn starts_are_remembered_and_refreshed() {
     );
     assert_eq!(started.get("k-1").await.unwrap().unwrap().revision, again);
     assert!(started.get("a.b").await.is_err());
+}
+
+#[tokio::test]
+async fn a_service_waits_for_streams_that_are_made_beside_it() {
+    let server = TestNats::start().await;
+    let variables = [("FIST_NATS_URL".to_owned(), server.url())];
+    let config = Config::parse(None, variables.into_iter()).unwrap();
+    let service = Service::new("cli-runner", config.into(), CancellationToken::new());
+    let attaching = tokio::spawn({
+        let service = service.clone();
+        async move { bus::attach(&service).await.map(drop) }
+    });
+    let waits = async {
+        while !format!("{:?}", service.health.readiness()).contains("fist nats init") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waits)
+        .await
+        .expect("it says what it waits for");
+    topology::init(&server.connect().await, &Sizes::small())
+        .await
+        .unwrap();
+    attaching.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn messages_name_the_span_that_they_are_about() {
+    let (_server, connection) = TestNats::ready().await;
+    let plain = NatsLog::open(&connection).await.unwrap();
+    let tracing = service::config::Tracing {
+        otlp_endpoint: Some("http://127.0.0.1:9".to_owned()),
+        ..Config::default().tracing
+    };
+    let spans = Spans::start(&tracing, "scheduler", &Metrics::new()).unwrap();
+    let traced = plain.clone().with_spans(spans);
+    let context = async_nats::jetstream::new(connection.client().clone());
+    let stream = context.get_stream("FIST_LOG").await.unwrap();
+    let header = async |subject: &Subject| {
+        let message = stream.get_last_raw_message_by_subject(&subject.to_string()).await;
+        let headers = message.unwrap().headers;
+        headers.get("traceparent").map(|value| value.as_str().to_owned())
+    };
+
+    let (ns, id) = execution(1);
+    let named = |span| SpanContext {
+        trace: TraceId::of(id),
+        span,
+        is_sampled: true,
+    };
+    let root = named(SpanId::of_execution(id)).to_string();
+    let attempt = named(SpanId::of_attempt(id, &step(), Attempt::FIRST)).to_string();
+    let start = Subject::Start(ns.clone(), id);
+    traced.write_fact(&start, b"{}".to_vec()).await.unwrap();
+    assert_eq!(header(&start).await, Some(root.clone()));
+    let task = br#"{"v":1,"body":{"action":{"task":{"step":"check","attempt":1}}}}"#;
+    let command = Subject::Command(TaskType::cli(), ns.clone(), id);
+    let Appended::At(seq) = traced.append(&command, task.to_vec(), 0).await.unwrap() else {
+        panic!("nobody else writes here");
+    };
+    assert_eq!(header(&command).await, Some(attempt.clone()));
+    let note = Subject::Note(ns.clone(), id);
+    traced.append(&note, b"{}".to_vec(), seq).await.unwrap();
+    assert_eq!(header(&note).await, Some(root));
+    let done = Subject::Done(ns, id, step(), Attempt::FIRST);
+    traced.write_fact(&done, b"{}".to_vec()).await.unwrap();
+    assert_eq!(header(&done).await, Some(attempt));
+    // Off, nothing is added.
+    let (ns, id) = execution(2);
+    let start = Subject::Start(ns, id);
+    plain.write_fact(&start, b"{}".to_vec()).await.unwrap();
+    assert_eq!(header(&start).await, None);
+
+    // Who sent an alert is known to who works on it.
+    let source = SourceName::new("web").unwrap();
+    let caller: SpanContext = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        .parse()
+        .unwrap();
+    let mut inbox = plain.inbox(&topology::INGEST).await.unwrap();
+    for caller in [Some(caller), None] {
+        plain
+            .publish_intake(&source, b"{}".to_vec(), caller)
+            .await
+            .unwrap();
+        let delivery = inbox.next().await.unwrap();
+        assert_eq!(delivery.message.caller, caller);
+        delivery.ack().await;
+    }
+    inbox.close().await;
 }

@@ -196,12 +196,12 @@ async fn the_dead_do_nothing() {
     let broker = SimBroker::new(7, Faults::default());
     let (dead, alive) = (broker.client(), broker.client());
     let source = SourceName::new("web").unwrap();
-    alive.publish_intake(&source, b"{}".to_vec()).await.unwrap();
+    alive.publish_intake(&source, b"{}".to_vec(), None).await.unwrap();
     let mut inbox = dead.inbox(&topology::INGEST).await.unwrap();
     let delivery = bus::Inbox::next(&mut inbox).await.unwrap();
     dead.crash();
     delivery.ack().await;
-    let write = dead.publish_intake(&source, b"{}".to_vec());
+    let write = dead.publish_intake(&source, b"{}".to_vec(), None);
     assert!(
         tokio::time::timeout(Duration::from_secs(60), write)
             .await

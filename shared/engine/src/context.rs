@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 
 /// Of a group of alerts so many reach `source.data.alerts`.
 pub const GROUP_ALERTS_MAX: usize = 100;
+/// Under this name `source.data` says how many alerts of the group are not among `alerts`.
+pub const ALERTS_CUT: &str = "alerts_cut";
 
 /// Which execution it is, as `execution.*`.
 #[derive(Debug, Clone, Copy)]
@@ -89,10 +91,11 @@ fn add_missing(to: &mut Map<String, Value>, from: &Map<String, Value>) {
 }
 
 /// The input that an alert gives an execution: its labels flattened, plus `labels`, `annotations`,
-/// and the group that it came with under `alerts`.
+/// and the group that it came with under `alerts`; where that is cut, [`ALERTS_CUT`] says by how many.
 #[must_use]
 pub fn input_of_alert(alert: &Alert, group: &[Alert]) -> Input {
     let mut data = alert.labels.clone();
+    let cut = group.len().saturating_sub(GROUP_ALERTS_MAX);
     let group: Vec<Value> = group
         .iter()
         .take(GROUP_ALERTS_MAX)
@@ -101,6 +104,9 @@ pub fn input_of_alert(alert: &Alert, group: &[Alert]) -> Input {
     data.insert("labels".to_owned(), Value::Object(alert.labels.clone()));
     data.insert("annotations".to_owned(), Value::Object(alert.annotations.clone()));
     data.insert("alerts".to_owned(), Value::Array(group));
+    if cut > 0 {
+        data.insert(ALERTS_CUT.to_owned(), cut.into());
+    }
     Input {
         data,
         alert: Some(alert_root(alert)),
@@ -176,6 +182,9 @@ mod tests {
         };
         let input = input_of_alert(&alert, std::slice::from_ref(&alert));
         assert_eq!(fix_namespace(&input, "default"), "prod");
+        assert_eq!(input.data.get(ALERTS_CUT), None);
+        let group = vec![alert.clone(); GROUP_ALERTS_MAX + 2];
+        assert_eq!(input_of_alert(&alert, &group).data[ALERTS_CUT], 2);
         let output = json!({
             "stdout": "{…}", "exit_code": 0, "status": "hidden",
             "json": {"name": "web", "stdout": "not this"},

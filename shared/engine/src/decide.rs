@@ -92,7 +92,7 @@ pub enum Illegal {
     /// A result for a step that the workflow has not.
     #[error("the workflow has no step `{0}`")]
     UnknownStep(StepName),
-    /// A result for an attempt that was not handed out.
+    /// A result, or what became of one, for an attempt that was not handed out.
     #[error("attempt {attempt} of step `{step}` was never handed out")]
     NotDispatched {
         /// The step.
@@ -130,7 +130,7 @@ pub fn decide(
         Fact::Done(done) => done::decide(state, done, cause, now, rules),
         Fact::Timer(fired) => timer::decide(state, fired, cause, now),
         Fact::Cancel(cancel) => Ok(cancel::decide(state, cancel, cause, now)),
-        Fact::Dead(dead) => Ok(dead::decide(state, dead, cause, now)),
+        Fact::Dead(dead) => dead::decide(state, dead, cause, now),
         Fact::Begun(_) => Ok(Decision::Nothing(Nothing::RunnersOwn)),
     }
 }

@@ -53,6 +53,8 @@ pub struct StepState {
     pub status: StepStatus,
     /// The attempt that was made or is being made.
     pub attempt: Option<Attempt>,
+    /// When the attempt was handed out, where it was.
+    pub dispatched_at: Option<Timestamp>,
     /// When the running attempt must be over, and the limit in the author's words.
     pub limit: Option<(Timestamp, String)>,
     /// What it left.
@@ -65,6 +67,7 @@ impl StepState {
     const PENDING: Self = Self {
         status: StepStatus::Pending,
         attempt: None,
+        dispatched_at: None,
         limit: None,
         output: None,
         error: None,
@@ -161,6 +164,7 @@ impl State {
             *step = StepState {
                 status,
                 attempt: Some(done.attempt),
+                dispatched_at: step.dispatched_at,
                 limit: None,
                 output: done.output.as_ref().map(|body| body.preview().clone()),
                 error,
@@ -171,6 +175,7 @@ impl State {
             *step = StepState {
                 status: record.status,
                 attempt: Some(record.attempt),
+                dispatched_at: step.dispatched_at,
                 limit: None,
                 output: record.output.clone(),
                 error: record.error.clone(),
@@ -199,6 +204,7 @@ impl State {
         *self.step_mut(&task.step)? = StepState {
             status: StepStatus::Running,
             attempt: Some(task.attempt),
+            dispatched_at: Some(task.dispatched_at),
             limit: Some((task.deadline, task.timeout.clone())),
             output: None,
             error: None,

@@ -147,6 +147,43 @@ pub enum StepFailure {
     DeadLetter,
 }
 
+impl StepFailure {
+    /// The class as it is written on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Template => "template",
+            Self::Condition => "condition",
+            Self::Refused => "refused",
+            Self::Agent => "agent",
+            Self::Infrastructure => "infrastructure",
+            Self::UnknownOutcome => "unknown_outcome",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+}
+
+impl Outcome {
+    /// The status that a step has by it.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::Skipped { .. } => "Skipped",
+            Self::Failed(_) => "Failed",
+        }
+    }
+
+    /// The class of failure, where it is one.
+    pub fn failure(&self) -> Option<StepFailure> {
+        match self {
+            Self::Failed(error) => Some(error.reason),
+            Self::Succeeded | Self::Skipped { .. } => None,
+        }
+    }
+}
+
 /// A request to cancel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cancel {

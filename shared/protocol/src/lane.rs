@@ -120,6 +120,9 @@ pub struct CliWork {
     /// Pod resources (`requests`, `limits`) as in Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Value>,
+    /// The user that the pod runs as, from 1; absent means the runner's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as_user: Option<u32>,
 }
 
 /// The work of an `agent` task.

@@ -20,6 +20,7 @@ pub mod query;
 pub mod report;
 pub mod subjects;
 pub mod time;
+pub mod trace;
 pub mod turns;
 pub mod views;
 
@@ -35,3 +36,4 @@ pub use lane::{Append, Cause, End, EndStatus, LaneAction, StepRecord, StepStatus
 pub use output::{BlobRef, Body};
 pub use subjects::Subject;
 pub use time::Timestamp;
+pub use trace::{SpanContext, SpanId, TraceId};

@@ -6,8 +6,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// 9999-12-31T00:00:00Z, the last day that RFC 3339 can write with four digits.
-const MAX_MS: i64 = 253_402_214_400_000;
+/// 9999-12-30T22:00:00Z, the last second that `jiff` knows: in every time zone its year has four digits.
+const MAX_MS: i64 = 253_402_207_200_000;
 
 /// An instant, exact to the millisecond, between 1970 and 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -95,6 +95,8 @@ mod tests {
     #[test]
     fn arithmetic_stays_in_range() {
         let last = Timestamp::from_millis(i64::MAX);
+        assert_eq!(last.to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(last.to_string().parse(), Ok(last));
         assert_eq!(last.after(Duration::from_secs(1)), last);
         assert_eq!(Timestamp::from_millis(5).since(last), Duration::ZERO);
     }

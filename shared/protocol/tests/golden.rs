@@ -162,8 +162,14 @@ fn the_lane() {
         image: Some("punching-fist/cli:1".into()),
         env: object(json!({ "REGION": "eu" })),
         resources: Some(json!({ "limits": { "memory": "64Mi" } })),
+        run_as_user: None,
     };
     check("work-cli", &cli);
+    let as_user = CliWork {
+        run_as_user: Some(1000),
+        ..cli.clone()
+    };
+    check("work-cli-user", &as_user);
     let fix = CliWork {
         dry_run: true,
         proposed_by: "the investigation of step look".into(),

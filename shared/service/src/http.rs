@@ -5,7 +5,7 @@
 //! a door shut.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -54,6 +54,22 @@ impl Limits {
             drain: Duration::from_millis(config.shutdown.drain_ms),
         }
     }
+}
+
+/// Whether only this machine reaches an address to listen at, `HOST:PORT` or a host alone.
+pub fn is_this_machine(address: &str) -> bool {
+    let host = match address.rsplit_once(':') {
+        // Not the last part of an IPv6 address.
+        Some((host, port)) if port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')) => {
+            host
+        }
+        _ => address,
+    };
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Opens a port.
@@ -251,4 +267,34 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
         began.elapsed(),
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_this_machine_reaches() {
+        for near in [
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "localhost:8080",
+            "127.8.0.1:0",
+            "localhost",
+            "::1",
+            "[::1]",
+        ] {
+            assert!(is_this_machine(near), "{near}");
+        }
+        for far in [
+            "0.0.0.0:8080",
+            "[::]:8080",
+            "10.0.0.1:8080",
+            "fist.example:8080",
+            "localhost.example",
+            "",
+        ] {
+            assert!(!is_this_machine(far), "{far}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub mod http;
 mod main_with;
 pub mod metrics;
 pub mod shutdown;
+pub mod spans;
 pub mod telemetry;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use fatal::Fatal;
 pub use health::Health;
 pub use main_with::{health_limits, install_crypto, main_with, main_with_flags};
 pub use metrics::Metrics;
+pub use spans::Spans;
 
 /// What a service is given to run with.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Service {
     pub health: Health,
     /// Where the service counts.
     pub metrics: Metrics,
+    /// Where the service says what took how long. Off until [`Service::with_tracing`].
+    pub spans: Spans,
 }
 
 impl Service {
@@ -52,7 +56,17 @@ impl Service {
             shutdown,
             health: Health::new(),
             metrics: Metrics::global(),
+            spans: Spans::default(),
         }
+    }
+
+    /// The same with spans sent where the configuration says; to be closed at the end ([`Spans::close`]).
+    ///
+    /// # Errors
+    /// As [`Spans::start`].
+    pub fn with_tracing(self) -> Result<Self, Fatal> {
+        let spans = Spans::start(&self.config.tracing, self.name, &self.metrics)?;
+        Ok(Self { spans, ..self })
     }
 
     /// One of several services in this process: the same configuration and
@@ -61,6 +75,7 @@ impl Service {
         Self {
             name,
             health: self.health.part(name),
+            spans: self.spans.part(name),
             ..self.clone()
         }
     }

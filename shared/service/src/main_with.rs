@@ -100,7 +100,7 @@ async fn supervise<Running>(
 where
     Running: Future<Output = Result<(), Fatal>>,
 {
-    let service = Service::new(name, config.clone(), shutdown::on_signals()?);
+    let service = Service::new(name, config.clone(), shutdown::on_signals()?).with_tracing()?;
     // The health door stays open while the service drains, and says so.
     let door_closes = CancellationToken::new();
     let mut door = None;
@@ -116,6 +116,7 @@ where
     }
     tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "started");
     let outcome = drained(&service, Duration::from_millis(config.shutdown.drain_ms), run).await;
+    service.spans.close().await;
     door_closes.cancel();
     if let Some(door) = door {
         let _ = door.await;

@@ -83,6 +83,7 @@ struct Inner {
     projection_batch_messages: Histograms<0>,
     projection_batch_seconds: Histograms<0>,
     projection_rows: Counters<0>,
+    spans: Counters<1>,
 }
 
 /// What one call of a model took, in tokens.
@@ -266,6 +267,12 @@ impl Metrics {
                 "Rows of the database inserted or changed",
                 Family::default(),
             ),
+            spans: add(
+                &mut registry,
+                "spans",
+                "Spans of traces, by what became of them: sent; dropped, since the queue was full; failed or rejected by the receiver",
+                Family::default(),
+            ),
             seen: Mutex::default(),
             registry,
         };
@@ -447,6 +454,14 @@ impl Metrics {
             .get_or_create(&[])
             .observe(duration.as_secs_f64());
         self.inner.projection_rows.get_or_create(&[]).inc_by(rows);
+    }
+
+    /// So many spans were `sent`, `dropped`, `failed` or `rejected`.
+    pub fn spans(&self, outcome: &'static str, count: u64) {
+        self.inner
+            .spans
+            .get_or_create(&[("outcome", outcome.to_owned())])
+            .inc_by(count);
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.

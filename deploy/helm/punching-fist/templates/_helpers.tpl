@@ -220,13 +220,15 @@ nats://{{ include "fist.fullname" . }}-nats:4222
 {{/* The configuration file. */}}
 {{- define "fist.config" -}}
 {{- .Values.config | trim }}
-{{- if .Values.webhook.requireToken }}
 {{- range $source, $kind := dict "alertmanager" "alertmanager" "webhook" "generic" }}
 {{- if not (regexMatch (printf "(?m)^\\s*\\[\\s*sources\\.\"?%s\"?\\s*\\]" $source) $.Values.config) }}
 
 [sources.{{ $source }}]
 kind = "{{ $kind }}"
+{{- if $.Values.webhook.requireToken }}
 bearer_token_file = "/etc/punching-fist/webhook/token"
+{{- else }}
+open = true
 {{- end }}
 {{- end }}
 {{- end }}

@@ -8,6 +8,7 @@
 //! - Where the namespace has a budget, no model is asked before the call's tokens are set aside.
 
 pub mod findings;
+mod genai;
 pub mod prompt;
 pub mod repeats;
 mod reserve;
@@ -18,7 +19,7 @@ pub mod transcript;
 
 use std::{future::Future, time::Duration};
 
-use bus::Failure;
+use bus::{Failure, runner::TaskTrace};
 use engine::fixgate::Gate;
 use futures_util::StreamExt as _;
 use protocol::{
@@ -93,6 +94,8 @@ pub struct Investigation<'a> {
     pub redactor: &'a Redactor,
     /// Counts.
     pub metrics: &'a Metrics,
+    /// The trace of the run, where it is part of an execution.
+    pub trace: Option<&'a TaskTrace>,
     /// The goal and what belongs to it, redacted.
     pub opening: Opening<'a>,
     /// Its bounds.
@@ -445,7 +448,7 @@ impl Investigation<'_> {
             tools.push(read_more::spec());
         }
         tools.push(submit_findings::spec());
-        let begun = Instant::now();
+        let (begun, began_at) = (Instant::now(), clock::now());
         let outcome = self
             .provider
             .answer(&Request {
@@ -475,6 +478,14 @@ impl Investigation<'_> {
             cached: usage.cached_tokens,
         };
         self.metrics.llm_tokens(provider, model, tokens);
+        if let Some(trace) = self.trace {
+            trace.part(&["chat", idempotency_key], |span| {
+                span.began = began_at;
+                span.error = outcome.is_err().then(|| name.to_owned());
+                let limit = self.limits.output_tokens_max;
+                genai::chat(span, (provider, model), limit, tokens, outcome.as_ref().ok());
+            });
+        }
         outcome
     }
 
@@ -638,9 +649,18 @@ impl Investigation<'_> {
                     .await;
                 let time_left = self.time_for_calls();
                 let (redactor, metrics) = (self.redactor, self.metrics);
-                self.toolbox
+                let given = self
+                    .toolbox
                     .call(&call.tool, &call.arguments, time_left, redactor, metrics)
-                    .await
+                    .await;
+                if let Some(trace) = self.trace {
+                    trace.part(&["tool", &call.id], |span| {
+                        span.began = started_at;
+                        span.error = given.is_error.then(|| given.outcome.to_owned());
+                        genai::tool(span, &call);
+                    });
+                }
+                given
             }
         };
         if prompt::suspicious(&given.text) {

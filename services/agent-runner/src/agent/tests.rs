@@ -102,6 +102,7 @@ fn answer(text: &str, calls: &[(&str, &str, Value)]) -> Answer {
             output_tokens: 10,
             cached_tokens: 5,
         },
+        model: None,
     }
 }
 
@@ -237,6 +238,7 @@ impl Bench {
             journal: &self.journal,
             redactor: &Redactor::new(&[], []).unwrap(),
             metrics: &Metrics::new(),
+            trace: None,
             opening: Opening {
                 goal: "g",
                 alert: None,
@@ -373,6 +375,7 @@ async fn another_process_at_the_same_investigation_is_left_to_it() {
         journal: &blind,
         redactor: &Redactor::new(&[], []).unwrap(),
         metrics: &Metrics::new(),
+        trace: None,
         opening: Opening {
             goal: "g",
             alert: None,

@@ -264,6 +264,7 @@ impl Evaluator {
             journal: &journal,
             redactor: &self.redactor,
             metrics: &self.metrics,
+            trace: None,
             opening: Opening {
                 goal: &goal,
                 alert: alert.as_deref(),

@@ -185,6 +185,7 @@ struct MessageReader {
     open: Option<u64>,
     stop_reason: Option<String>,
     usage: Usage,
+    model: Option<String>,
 }
 
 impl Reader for MessageReader {
@@ -195,6 +196,7 @@ impl Reader for MessageReader {
         match kind {
             "message_start" => {
                 self.has_begun = true;
+                self.model = data["message"]["model"].as_str().map(str::to_owned);
                 self.count(&data["message"]["usage"]);
             }
             "content_block_start" => self.begin(&data)?,
@@ -258,6 +260,7 @@ impl Reader for MessageReader {
             stop,
             stop_reason,
             usage: self.usage,
+            model: self.model,
         })
     }
 }

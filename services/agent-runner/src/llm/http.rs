@@ -462,6 +462,7 @@ mod tests {
                 input_tokens: tokens,
                 ..Usage::default()
             },
+            model: None,
         }
     }
 

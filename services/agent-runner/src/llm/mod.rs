@@ -114,6 +114,8 @@ pub struct Answer {
     pub stop_reason: String,
     /// What it cost, failed attempts included as far as the provider said.
     pub usage: Usage,
+    /// The model that answered, where the provider says so.
+    pub model: Option<String>,
 }
 
 /// Why a model stopped.

@@ -172,6 +172,7 @@ struct ChunkReader {
     calls: BTreeMap<u64, (String, String, String)>,
     finish_reason: Option<String>,
     usage: Usage,
+    model: Option<String>,
 }
 
 impl Reader for ChunkReader {
@@ -185,6 +186,9 @@ impl Reader for ChunkReader {
             return Err(failed_midway(&event.data));
         }
         self.count(&chunk["usage"]);
+        if let (None, Some(model)) = (&self.model, chunk["model"].as_str()) {
+            self.model = Some(model.to_owned());
+        }
         // We ask for one choice; usage comes in a chunk with none.
         let Some(choice) = chunk["choices"].as_array().and_then(|choices| choices.first()) else {
             return Ok(false);
@@ -235,6 +239,7 @@ impl Reader for ChunkReader {
                 stop_reason
             },
             usage: self.usage,
+            model: self.model,
         })
     }
 }

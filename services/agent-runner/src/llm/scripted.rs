@@ -536,6 +536,7 @@ impl<'a> Scene<'a> {
             calls,
             stop: Stop::Finished,
             usage: Usage::default(),
+            model: None,
         })
     }
 

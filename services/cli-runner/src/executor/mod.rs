@@ -84,6 +84,8 @@ pub struct Job {
     pub image: Option<String>,
     /// Pod resources (`requests`, `limits`) as in Kubernetes.
     pub resources: Option<Value>,
+    /// The pod's user; absent means ours.
+    pub run_as_user: Option<u32>,
     /// When it must be over.
     pub deadline: Timestamp,
 }
@@ -229,6 +231,7 @@ mod tests {
             env: BTreeMap::new(),
             image: None,
             resources: None,
+            run_as_user: None,
             deadline: Timestamp::from_millis(0),
         }
     }

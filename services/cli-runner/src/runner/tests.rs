@@ -53,7 +53,7 @@ impl Executor for Says {
     }
 }
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     inline_bytes_max: 1024,
     spill_bytes_max: 4096,
 };
@@ -127,6 +127,7 @@ impl Bench {
             seq: 1,
             at: self.runner.tasks.log.now(),
             payload: encode(self.runner.tasks.log.now(), &append).into(),
+            caller: None,
         }
     }
 
@@ -166,7 +167,7 @@ impl Bench {
     }
 }
 
-fn finished() -> Finished {
+pub(super) fn finished() -> Finished {
     Finished {
         end: End::Exited(0),
         stdout: Capture::new(LIMITS),

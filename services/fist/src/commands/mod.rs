@@ -49,6 +49,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Crd => crd::run(),
         Command::Health(_) => health::run(&client()?).await,
         Command::Nats(Nats::Init(asked)) => nats::init(asked).await,
+        Command::Nats(Nats::Users) => nats::users(),
         Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked)).await,
     }
 }

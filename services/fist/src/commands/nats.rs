@@ -1,4 +1,4 @@
-//! `fist nats init`: sets up NATS.
+//! `fist nats init` and `fist nats users`: sets up NATS, and says who may use it.
 
 use std::time::Duration;
 
@@ -15,7 +15,13 @@ use crate::{
 /// How long to look for the server.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// Does it.
+/// Prints the users of a nats-server with their permissions.
+pub fn users() -> Outcome {
+    show::line(bus::permissions::rendered().trim_end());
+    Ok(Code::Succeeded)
+}
+
+/// Makes what is not there.
 pub async fn init(asked: NatsInit) -> Outcome {
     let mut config = Config::load(asked.config.as_deref(), process_env())?;
     if let Some(url) = asked.nats {

@@ -1,6 +1,9 @@
 //! `fist validate`: what the server would say of a manifest, without a server.
 
-use engine::admit::{Policy, admit_all};
+use engine::{
+    admit::{Policy, admit_all},
+    fixgate::Gate,
+};
 use service::config::{Config, process_env};
 
 use super::Outcome;
@@ -13,7 +16,7 @@ use crate::{
 /// Does it.
 pub fn run(asked: &Validate) -> Outcome {
     let config = Config::load(asked.config.as_deref(), process_env())?;
-    let policy = policy(&config);
+    let policy = policy(&config)?;
     let mut refused = Vec::new();
     for file in &asked.files {
         let source = manifests::read(file)?;
@@ -44,10 +47,40 @@ pub fn run(asked: &Validate) -> Outcome {
 }
 
 /// What this configuration decides about manifests, as the server has it.
-fn policy(config: &Config) -> Policy {
-    Policy {
+fn policy(config: &Config) -> Result<Policy, Failure> {
+    let gate = Gate::new(&config.fix.verbs, &config.fix.allowed_namespaces)
+        .map_err(|error| Failure::misuse(format!("fix.verbs: {error}")))?;
+    Ok(Policy {
         sources: config.sources.keys().cloned().collect(),
         model_aliases: config.llm.model_aliases.clone(),
+        gate,
         ..Policy::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use engine::{Format, admit};
+
+    use super::*;
+
+    #[test]
+    fn a_constant_fix_is_checked_by_the_operators_own_verbs() {
+        let manifest = "apiVersion: punching-fist.io/v1alpha1
+kind: Workflow
+metadata: {name: w}
+spec:
+  steps:
+  - {name: s, type: cli, fix: true, command: kubectl scale deployment web --replicas=2}
+";
+        let warnings = |verbs: &str| {
+            let variables = [("FIST_FIX_VERBS".to_owned(), verbs.to_owned())];
+            let config = Config::parse(None, variables.into_iter()).unwrap();
+            let admitted = admit(manifest, Format::Yaml, &policy(&config).unwrap()).unwrap();
+            engine::listed(&admitted.warnings)
+        };
+        assert_eq!(warnings("scale"), "");
+        assert!(warnings("cordon").contains("scale"), "{}", warnings("cordon"));
     }
 }

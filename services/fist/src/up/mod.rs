@@ -17,6 +17,7 @@ use service::{
     config::{Config, Secret, Secrets},
     telemetry,
 };
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -139,12 +140,24 @@ async fn with_nats(
         .local_addr()
         .map_err(|error| Failure::failed(format!("no address: {error}")))?;
     config.http.listen = address.to_string();
-    let service = Service::new("fist", config.into(), shutdown);
-    let mut parts = Parts::start(&service, listener);
+    let service = Service::new("fist", config.into(), shutdown).with_tracing()?;
+    let outcome = run_parts(&service, listener, address, directory, found).await;
+    service.spans.close().await;
+    outcome
+}
+
+async fn run_parts(
+    service: &Service,
+    listener: TcpListener,
+    address: SocketAddr,
+    directory: &Directory,
+    found: &Found,
+) -> Result<(), Failure> {
+    let mut parts = Parts::start(service, listener);
     let url = url_of(address);
     tokio::select! {
         ended = parts.first_end() => return parts.end(ended).await,
-        () = parts::ready(&service, &url) => {}
+        () = parts::ready(service, &url) => {}
         () = service.shutdown.cancelled() => return parts.end(None).await,
     }
     directory.write_http(&url)?;

@@ -415,6 +415,83 @@ async fn the_doctor_says_what_is_well() {
     up.stop().await;
 }
 
+/// `0.0.0.0` is reached as this machine and is no loopback address, so the doctor takes it for another one.
+#[tokio::test]
+async fn the_doctor_warns_of_what_strangers_could_do() {
+    let nats = bus::testing::TestNats::ready().await.0;
+    let far = |url: &str| url.replace("127.0.0.1", "0.0.0.0");
+    let home = tempfile::tempdir().unwrap();
+    let config = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let says = async |up: &Up, config: &str| {
+        let said = fist()
+            .args([
+                "doctor",
+                "--server",
+                &far(&up.url),
+                "--nats",
+                &far(&nats.url()),
+                "--config",
+                config,
+            ])
+            .env("FIST_TOKEN", "t")
+            .env("FIST_HTTP_LISTEN", "0.0.0.0:8080")
+            .env("FIST_DATABASE_URL", "postgres://a:hidden@db.example/fist")
+            .output()
+            .await
+            .unwrap();
+        Said::from(said).out
+    };
+    let open = config("open.toml", "");
+    let arguments = ["--nats", &nats.url(), "--http", "0.0.0.0:0", "--config", &open];
+    let up = Up::start_in(&home.path().join("open"), &arguments, &[]).await;
+    let said = says(&up, &open).await;
+    for part in [
+        &format!("warn  strangers        {} is open to everybody", far(&up.url)),
+        &format!(
+            "warn  strangers        {} takes alerts of the source alertmanager",
+            far(&up.url)
+        ),
+        &format!(
+            "warn  strangers        {} takes alerts of the source webhook",
+            far(&up.url)
+        ),
+        "warn  strangers        http.listen 0.0.0.0:8080 is open",
+        &format!(
+            "warn  NATS             {}: the NATS server asks nobody for credentials",
+            far(&nats.url())
+        ),
+        &format!(
+            "warn  NATS             {}: the connection to NATS is not encrypted",
+            far(&nats.url())
+        ),
+        "warn  database         the connection to PostgreSQL",
+    ] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    assert!(
+        up.log().contains("is open to everybody who reaches it"),
+        "{}",
+        up.log()
+    );
+    up.stop().await;
+
+    let locked = config("locked.toml", "[http]\ntokens = [\"t\"]\n");
+    let arguments = ["--nats", &nats.url(), "--http", "0.0.0.0:0", "--config", &locked];
+    let up = Up::start_in(&home.path().join("locked"), &arguments, &[]).await;
+    let said = says(&up, &locked).await;
+    assert!(
+        said.contains("ok    strangers        are let in nowhere"),
+        "{said}"
+    );
+    assert!(!said.contains("warn  strangers"), "{said}");
+    assert!(!up.log().contains("is open to everybody"), "{}", up.log());
+    up.stop().await;
+}
+
 #[tokio::test]
 async fn the_doctor_asks_the_loki_that_is_configured() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

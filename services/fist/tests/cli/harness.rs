@@ -67,6 +67,8 @@ pub struct Up {
     pub dir: PathBuf,
     pub url: String,
     pub child: Child,
+    /// The configuration of its nats-server, by which that one is known; also once the directory is gone.
+    nats_config: PathBuf,
     _home: Option<tempfile::TempDir>,
 }
 
@@ -89,7 +91,7 @@ impl Up {
             .append(true)
             .open(dir.with_extension("log"))
             .unwrap();
-        let mut child = fist()
+        let child = fist()
             .args(["up", "--dir"])
             .arg(dir)
             .args(if arguments.contains(&"--http") {
@@ -106,20 +108,23 @@ impl Up {
             .stderr(log)
             .spawn()
             .unwrap();
-        let said = |dir: &Path| std::fs::read_to_string(dir.with_extension("log")).unwrap_or_default();
+        // Made before the wait: one that does not become ready is ended as well.
+        let mut up = Self {
+            dir: dir.to_owned(),
+            url: String::new(),
+            child,
+            nats_config: dir.canonicalize().unwrap().join("nats/server.conf"),
+            _home: None,
+        };
         let url = eventually("fist up is ready", async || {
-            if let Ok(Some(status)) = child.try_wait() {
-                panic!("fist up ended with {status}: {}", said(dir));
+            if let Ok(Some(status)) = up.child.try_wait() {
+                panic!("fist up ended with {status}: {}", up.log());
             }
             std::fs::read_to_string(dir.join("http")).ok()
         })
         .await;
-        Self {
-            dir: dir.to_owned(),
-            url: url.trim().to_owned(),
-            child,
-            _home: None,
-        }
+        up.url = url.trim().to_owned();
+        up
     }
 
     /// The command, asking this server.
@@ -186,8 +191,7 @@ impl Up {
 
     /// The nats-server that runs for this directory.
     pub fn nats_servers(&self) -> Vec<u32> {
-        let config = self.dir.canonicalize().unwrap().join("nats/server.conf");
-        processes(|line| line.contains(config.to_str().unwrap()))
+        processes(|line| line.contains(self.nats_config.to_str().unwrap()))
     }
 
     /// What it logged.
@@ -219,10 +223,9 @@ impl Drop for Up {
         if let Some(pid) = self.child.id() {
             signal(pid, nix::sys::signal::Signal::SIGKILL);
         }
-        if self.dir.exists() {
-            for pid in self.nats_servers() {
-                signal(pid, nix::sys::signal::Signal::SIGKILL);
-            }
+        // Its directory may be gone already: a test drops what it declared last first.
+        for pid in self.nats_servers() {
+            signal(pid, nix::sys::signal::Signal::SIGKILL);
         }
     }
 }

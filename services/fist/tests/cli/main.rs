@@ -10,4 +10,6 @@ mod harness;
 mod lifecycle;
 mod pods;
 mod reading;
+mod secrets;
 mod together;
+mod tracing;

@@ -74,7 +74,7 @@ pub async fn replay(app: Arc<App>, call: Call) -> Answer {
             letter.payload_bytes
         )));
     }
-    let delivery = webhooks::made_durable(&app, &source, letter.payload.into_bytes()).await?;
+    let delivery = webhooks::made_durable(&app, &source, letter.payload.into_bytes(), call.caller()).await?;
     let body = json!({"id": id, "subject": letter.subject, "delivery": delivery});
     super::json(StatusCode::ACCEPTED, &body)
 }

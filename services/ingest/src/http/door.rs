@@ -1,18 +1,25 @@
-//! What happens to every request: who asks, which parameters, how much at once, how large, how long.
+//! What happens to every request: who asks and how often, which parameters, how much at once, how large, how long.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::{Body, BodyDataStream, Bytes},
-    extract::{RawPathParams, Request},
-    http::{HeaderValue, Method, Response, StatusCode, header},
+    extract::{ConnectInfo, RawPathParams, Request},
+    http::{HeaderValue, Method, Response, StatusCode, header, request},
     routing::{MethodFilter, MethodRouter},
 };
 use futures_util::StreamExt;
 
 use super::{
-    Answer, App, Call, auth,
+    Answer, App, Call,
+    auth::Holder,
+    limit::Client,
     params::Params,
     problem::Problem,
     routes::{Door, Route, table},
@@ -105,18 +112,22 @@ async fn answer(app: Arc<App>, route: &Route, path: &RawPathParams, request: Req
 
 async fn handled(app: Arc<App>, route: &Route, path: &RawPathParams, request: Request) -> Answer {
     let (head, body) = request.into_parts();
+    let holder = app.tokens.holder(&head.headers);
     // The doors that others watch us through stay open under any load.
+    if route.door != Door::Open {
+        admitted(&app, route, &head, holder)?;
+    }
     let _permit = match route.door {
         Door::Open => None,
-        Door::Api | Door::Webhook => Some(app.in_flight.clone().try_acquire_owned().map_err(|_| {
+        Door::Api(_) | Door::Webhook => Some(app.in_flight.clone().try_acquire_owned().map_err(|_| {
             Problem::unavailable(format!(
                 "{} requests are being worked on, which is the limit (http.in_flight_max); try again",
                 app.config.http.in_flight_max
             ))
         })?),
     };
-    if route.door == Door::Api {
-        auth::api(&head.headers, &app.config.http.tokens)?;
+    if let Door::Api(role) = route.door {
+        app.tokens.check(holder, role)?;
     }
     let query = Params::read(head.uri.query(), route.query)?;
     let encoded = head
@@ -141,6 +152,35 @@ async fn handled(app: Arc<App>, route: &Route, path: &RawPathParams, request: Re
         body,
     };
     (route.handler)(app, call).await
+}
+
+/// Whether this client has not asked too often.
+fn admitted(app: &App, route: &Route, head: &request::Parts, holder: Holder) -> Result<(), Problem> {
+    let Some(limit) = &app.rate_limit else {
+        return Ok(());
+    };
+    let client = match holder {
+        Holder::Known { index, .. } => Client::Token(index),
+        // Who guesses tokens is counted by address as well.
+        Holder::Nobody | Holder::Stranger => Client::Address(peer(head)),
+    };
+    let Err(wait) = limit.admit(client) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "one client may make {} requests a second (http.requests_per_second_max), and {} at once (http.requests_burst_max); try again later",
+        app.config.http.requests_per_second_max, app.config.http.requests_burst_max
+    );
+    Err(match route.door {
+        Door::Webhook => Problem::unavailable(detail).after(wait),
+        Door::Api(_) | Door::Open => Problem::too_many(detail).after(wait),
+    })
+}
+
+/// Where a request comes from. What proxies say about it is not looked at: anybody can say that.
+fn peer(head: &request::Parts) -> IpAddr {
+    let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |ConnectInfo(peer)| peer.ip())
 }
 
 /// A body up to its limit.

@@ -8,6 +8,7 @@ use std::{
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
+use service::config::Role;
 
 use super::{
     Answer, App, json,
@@ -38,7 +39,10 @@ pub fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas(),
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            "securitySchemes": { "token": {
+                "type": "http", "scheme": "bearer",
+                "description": "A token has a role: `read`, `run` or `admin`, each of which may do what the one before it may. The role that an operation needs stands beside `token` there. A server without tokens asks for none.",
+            } },
         },
     })
 }
@@ -49,12 +53,21 @@ fn operation(route: &Route) -> Value {
         "summary": route.summary,
         "parameters": parameters(route),
         "responses": responses(route),
-        "security": if route.door == Door::Open { json!([]) } else { json!([{ "token": [] }, {}]) },
+        "security": security(route.door),
     });
     if let Some(body) = request_body(route.takes) {
         operation["requestBody"] = body;
     }
     operation
+}
+
+/// What is asked of who asks; `{}` because a server without tokens asks for none.
+fn security(door: Door) -> Value {
+    match door {
+        Door::Open => json!([]),
+        Door::Api(role) => json!([{ "token": [role.as_str()] }, {}]),
+        Door::Webhook => json!([{ "token": [Role::Run.as_str()] }, {}]),
+    }
 }
 
 fn operation_id(route: &Route) -> String {
@@ -121,7 +134,9 @@ fn responses(route: &Route) -> Value {
     }
     let common: &[u16] = match route.door {
         Door::Open => &[400],
-        Door::Api | Door::Webhook => &[400, 401, 503],
+        Door::Api(Role::Read) => &[400, 401, 429, 503],
+        Door::Api(_) => &[400, 401, 403, 429, 503],
+        Door::Webhook => &[400, 401, 403, 503],
     };
     let refused: BTreeSet<u16> = common.iter().chain(route.refuses).copied().collect();
     for status in refused {

@@ -11,6 +11,7 @@ use axum::{
 use bus::LogError;
 use protocol::query::QueryError;
 use serde_json::{Map, Value, json};
+use service::config::Role;
 
 /// How soon to try again what failed for load or an outage.
 pub const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -51,6 +52,28 @@ impl Problem {
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme))
     }
 
+    /// 403: this token does not reach so far.
+    pub fn forbidden(role: Role, needed: Role) -> Self {
+        let keys = match needed {
+            Role::Read => "`http.read_tokens`, `http.run_tokens` or `http.tokens`",
+            Role::Run => "`http.run_tokens` or `http.tokens`",
+            Role::Admin => "`http.tokens`",
+        };
+        let detail = format!(
+            "this needs the role {}, and the token has the role {}: use one of {keys}",
+            needed.as_str(),
+            role.as_str()
+        );
+        let challenge = HeaderValue::from_static(match needed {
+            Role::Read => "Bearer error=\"insufficient_scope\", scope=\"read\"",
+            Role::Run => "Bearer error=\"insufficient_scope\", scope=\"run\"",
+            Role::Admin => "Bearer error=\"insufficient_scope\", scope=\"admin\"",
+        });
+        Self::new(StatusCode::FORBIDDEN, detail)
+            .with("role", needed.as_str())
+            .header(header::WWW_AUTHENTICATE, challenge)
+    }
+
     /// 404: there is no such thing.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
@@ -67,10 +90,21 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("bytes_max", bytes_max)
     }
 
-    /// 503: not just now. Never 429, which Alertmanager does not try again.
+    /// 503: not just now. Webhooks never get 429, which Alertmanager does not try again.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        let seconds = HeaderValue::from(RETRY_AFTER.as_secs());
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, seconds)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).after(RETRY_AFTER)
+    }
+
+    /// 429: this client asks too often.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
+    }
+
+    /// When to try again, in whole seconds, at least one.
+    pub fn after(mut self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.rest.headers.retain(|(name, _)| *name != header::RETRY_AFTER);
+        self.header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 
     /// 500: our own fault.

@@ -3,6 +3,7 @@
 //! To serve something new, add its entry here and its handler in the file of its kind.
 
 use axum::http::Method;
+use service::config::Role;
 
 use super::{
     Handler, alerts, budget, deadletters, events, executions, logs, openapi,
@@ -13,11 +14,12 @@ use super::{
 /// Who may come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// Everybody, under any load.
+    /// Everybody, under any load: probes and Prometheus bring no token, and find numbers and states here, but nothing
+    /// that an alert, a command or a model said.
     Open,
-    /// Who has a token of the API, where there are any.
-    Api,
-    /// Who proves what the source asks for.
+    /// Who has a token of the API with this role, where there are any tokens.
+    Api(Role),
+    /// Who proves what the source asks for; where it asks for nothing, as `Api(Role::Run)`.
     Webhook,
 }
 
@@ -64,7 +66,7 @@ pub struct Route {
     pub takes: Takes,
     /// What it gives.
     pub gives: Gives,
-    /// What it refuses with beside 400, 401 and 503.
+    /// What it refuses with beside 400, 401, 403, 429 and 503.
     pub refuses: &'static [u16],
     /// What answers.
     pub handler: Handler,
@@ -85,7 +87,7 @@ const fn get(path: &'static str, summary: &'static str, schema: &'static str, ha
     Route {
         method: Method::GET,
         path,
-        door: Door::Api,
+        door: Door::Api(Role::Read),
         summary,
         query: &[],
         takes: Takes::Nothing,
@@ -141,6 +143,7 @@ fn intake() -> Vec<Route> {
         },
         Route {
             method: Method::POST,
+            door: Door::Api(Role::Run),
             takes: Takes::Submission,
             gives: gives(202, "Submitted"),
             refuses: &[404, 409, 413, 415, 422],
@@ -153,6 +156,7 @@ fn intake() -> Vec<Route> {
         },
         Route {
             method: Method::POST,
+            door: Door::Api(Role::Admin),
             takes: Takes::Manifest,
             gives: gives(200, "Applied"),
             refuses: &[409, 413, 415, 422],
@@ -308,6 +312,7 @@ fn executions_table() -> Vec<Route> {
         },
         Route {
             method: Method::POST,
+            door: Door::Api(Role::Run),
             takes: Takes::Reason,
             gives: gives(202, "Cancelling"),
             refuses: &[404, 409],
@@ -343,6 +348,7 @@ fn others() -> Vec<Route> {
         },
         Route {
             method: Method::DELETE,
+            door: Door::Api(Role::Admin),
             refuses: &[404],
             ..get(
                 "/api/v1/workflows/{namespace}/{name}",
@@ -417,6 +423,7 @@ fn others() -> Vec<Route> {
         },
         Route {
             method: Method::POST,
+            door: Door::Api(Role::Run),
             gives: gives(202, "Replayed"),
             refuses: &[404, 409],
             ..get(

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
 use bus::{Log, Written};
 use engine::{
     admit::{Admitted, Format, admit, admit_all},
@@ -18,7 +21,10 @@ use super::{
     Answer, App, Call, events, executions, json,
     problem::{Problem, problems_as_json},
 };
-use crate::{identity, start::Outcome};
+use crate::{
+    identity,
+    start::{Occasion, Outcome},
+};
 
 /// Longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 256;
@@ -28,6 +34,12 @@ const REASON_CHARS_MAX: usize = 1000;
 /// `POST /api/v1/executions`.
 pub async fn execution(app: Arc<App>, call: Call) -> Answer {
     let key = idempotency_key(&call)?;
+    let occasion = occasion(&app, &call);
+    if let Some(key) = &key
+        && let Some(answer) = invoked_before(&app, &call, key).await?
+    {
+        return Ok(answer);
+    }
     let submission = submission(&app, &call).await?;
     app.admission
         .check()
@@ -54,21 +66,52 @@ pub async fn execution(app: Arc<App>, call: Call) -> Answer {
         delivery: None,
         uid: None,
     };
-    match app.starter.start_execution(&start).await? {
+    match app.starter.start_execution(&start, &occasion).await? {
         Outcome::New => {}
         Outcome::Already(first) if first.is_same_work(&start) => {}
         Outcome::Already(_) => {
-            return Err(Problem::conflict(format!(
-                "this Idempotency-Key was used before for workflow {}/{} with another manifest or input (execution {id}); use a new key",
-                start.namespace, start.workflow
-            )));
+            return Err(key_of_another(&start.namespace, &start.workflow, id));
         }
     }
+    accepted(&start.namespace, &start.workflow, id, &warnings)
+}
+
+/// The answer to an invocation whose key has led to an execution already. The key decides, and not what has become of
+/// the definition since: it may have changed, be suspended, or be gone.
+async fn invoked_before(app: &App, call: &Call, key: &str) -> Result<Option<Response<Body>>, Problem> {
+    // What is no invocation, or a wrong one, is for those who say so.
+    let Ok(invocation) = serde_json::from_slice::<Invocation>(&call.body) else {
+        return Ok(None);
+    };
+    let namespace = invocation
+        .namespace
+        .map_or(Ok(Namespace::default()), Namespace::new);
+    let (Ok(namespace), Ok(workflow)) = (namespace, WorkflowName::new(invocation.workflow)) else {
+        return Ok(None);
+    };
+    let id = identity::execution_of_key(&namespace, &workflow, key);
+    let Some(found) = app.starter.find(&namespace, id).await? else {
+        return Ok(None);
+    };
+    let input = invocation.input.over(Input::default())?;
+    if found.input.is_some_and(|first| first != input) {
+        return Err(key_of_another(&namespace, &workflow, id));
+    }
+    accepted(&namespace, &workflow, id, &[]).map(Some)
+}
+
+fn key_of_another(namespace: &Namespace, workflow: &WorkflowName, id: ExecutionId) -> Problem {
+    Problem::conflict(format!(
+        "this Idempotency-Key was used before for workflow {namespace}/{workflow} with another manifest or input (execution {id}); use a new key"
+    ))
+}
+
+fn accepted(namespace: &Namespace, workflow: &WorkflowName, id: ExecutionId, warnings: &[String]) -> Answer {
     let url = url_of(id);
     let mut body = json!({
         "id": id,
-        "name": start.workflow,
-        "namespace": start.namespace,
+        "name": workflow,
+        "namespace": namespace,
         "status": "Pending",
         "url": url,
     });
@@ -85,6 +128,14 @@ pub async fn execution(app: Arc<App>, call: Call) -> Answer {
 /// The address of an execution.
 pub fn url_of(id: ExecutionId) -> String {
     format!("/api/v1/executions/{id}")
+}
+
+/// What led to a start: this call.
+pub fn occasion(app: &App, call: &Call) -> Occasion {
+    Occasion {
+        since: app.log.now(),
+        caller: call.caller(),
+    }
 }
 
 /// Who submits: the command line says so itself.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bus::{Log, LogError};
-use protocol::SourceName;
+use protocol::{SourceName, SpanContext};
 use serde_json::json;
+use service::config::Role;
 
 use super::{Answer, App, Call, auth, json, problem::Problem};
 
@@ -25,8 +26,13 @@ pub async fn post(app: Arc<App>, call: Call) -> Answer {
         .with("known", known));
     };
     let source = SourceName::new(name).map_err(|error| Problem::not_found(error.to_string()))?;
-    if let Some(configured) = &webhook.configured {
-        auth::webhook(&call.headers, &call.body, name, configured)?;
+    match &webhook.configured {
+        Some(configured) if configured.has_secret() => {
+            auth::webhook(&call.headers, &call.body, name, configured, service::clock::now())?;
+        }
+        Some(configured) if configured.is_open => {}
+        // What starts executions is not open where everything else is locked.
+        Some(_) | None => app.tokens.check(app.tokens.holder(&call.headers), Role::Run)?,
     }
     // What cannot be read is refused here, where the sender can still see why; the intake reads it once more.
     let alerts = webhook
@@ -42,7 +48,7 @@ pub async fn post(app: Arc<App>, call: Call) -> Answer {
             .collect();
         return Err(Problem::bad_request(reasons.join("\n")));
     }
-    let delivery = made_durable(&app, &source, call.body.to_vec()).await?;
+    let delivery = made_durable(&app, &source, call.body.to_vec(), call.caller()).await?;
     let rejected = alerts.len() - accepted;
     let mut body = json!({ "accepted": accepted, "delivery": delivery });
     if rejected > 0 {
@@ -52,13 +58,18 @@ pub async fn post(app: Arc<App>, call: Call) -> Answer {
 }
 
 /// Puts alerts where they wait to be worked on, if there is room; gives the number of their delivery.
-pub(super) async fn made_durable(app: &App, source: &SourceName, payload: Vec<u8>) -> Result<u64, Problem> {
+pub(super) async fn made_durable(
+    app: &App,
+    source: &SourceName,
+    payload: Vec<u8>,
+    caller: Option<SpanContext>,
+) -> Result<u64, Problem> {
     app.admission
         .check()
         .await
         .map_err(|closed| Problem::unavailable(closed.to_string()))?;
     app.log
-        .publish_intake(source, payload)
+        .publish_intake(source, payload, caller)
         .await
         .map_err(|error| match error {
             LogError::TooLarge { bytes_max, .. } => {

@@ -57,6 +57,7 @@ async fn define(app: &App, admitted: &Admitted) -> Answer {
 }
 
 async fn execute_once(app: &App, call: &Call, admitted: Admitted) -> Answer {
+    let occasion = submit::occasion(app, call);
     let (namespace, name) = submit::names(&admitted)?;
     let metadata = &admitted.workflow.metadata;
     let rerun = metadata.annotations.get(RERUN_ANNOTATION).map(String::as_str);
@@ -72,7 +73,7 @@ async fn execute_once(app: &App, call: &Call, admitted: Admitted) -> Answer {
         delivery: None,
         uid: None,
     };
-    let result = match app.starter.start_execution(&start).await? {
+    let result = match app.starter.start_execution(&start, &occasion).await? {
         Outcome::New => "started",
         Outcome::Already(first) => {
             if !first.is_same_work(&start) {

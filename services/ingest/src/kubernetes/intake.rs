@@ -40,7 +40,7 @@ use crate::{
     admission::Admission,
     definitions::Registry,
     identity,
-    start::{Outcome, Starter},
+    start::{Occasion, Outcome, Starter},
 };
 
 /// Objects worked on at one time.
@@ -288,6 +288,7 @@ impl Intake {
         admitted: Admitted,
         object: &DynamicObject,
     ) -> Result<(), String> {
+        let since = clock::now();
         let id = execution_of(object, namespace, name, &place.uid);
         let text = id.to_string();
         let status = Status::of(object);
@@ -321,7 +322,8 @@ impl Intake {
             delivery: None,
             uid: Some(place.uid.clone()),
         };
-        let outcome = self.starter.start_execution(&start).await;
+        let occasion = Occasion { since, caller: None };
+        let outcome = self.starter.start_execution(&start, &occasion).await;
         if outcome.map_err(|error| error.to_string())? == Outcome::New {
             let said = Said {
                 reason: "Started",

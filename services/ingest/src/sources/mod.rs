@@ -119,6 +119,16 @@ impl Sources {
         self.webhooks.keys().map(String::as_str).collect()
     }
 
+    /// The webhooks that ask their senders for nothing, where the API has tokens or has none.
+    pub fn open_to_everybody(&self, has_tokens: bool) -> Vec<&str> {
+        let is_open = |webhook: &Webhook| match &webhook.configured {
+            Some(source) => !source.has_secret() && (source.is_open || !has_tokens),
+            None => !has_tokens,
+        };
+        let open = self.webhooks.iter().filter(|(_, webhook)| is_open(webhook));
+        open.map(|(name, _)| name.as_str()).collect()
+    }
+
     /// How messages of `source` are read; one that nobody configured is read by sensible names.
     pub fn reader(&self, source: &SourceName) -> Reader {
         self.webhook(source.as_str())

@@ -357,6 +357,32 @@ async fn the_same_idempotency_key_means_the_same_execution() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_decides_whatever_became_of_the_definition() {
+    let world = World::new().await;
+    let manifest = definition("crash", "alertmanager", "alertname: A");
+    world.apply(&manifest).await;
+    let invoke = |pod: &str| {
+        let input = json!({ "source": { "data": { "pod": pod } } });
+        let body = json!({ "workflow": "crash", "input": input });
+        world
+            .post("/api/v1/executions")
+            .header("idempotency-key", "k-1")
+            .json(&body)
+    };
+    let first = answered(invoke("web-1"), 202).await;
+    assert_eq!(answered(invoke("web-1"), 202).await, first);
+    world
+        .apply(&manifest.replace("alertname: A", "alertname: B"))
+        .await;
+    assert_eq!(answered(invoke("web-1"), 202).await, first, "it was changed");
+    let path = format!("{}/api/v1/workflows/default/crash", world.ingest.base);
+    answered(world.client.delete(&path), 200).await;
+    assert_eq!(answered(invoke("web-1"), 202).await, first, "it is gone");
+    refused(invoke("web-2"), 409, "was used before for workflow default/crash").await;
+    assert_eq!(world.starts().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn definitions_are_applied_invoked_and_deleted() {
     let world = World::new().await;
     let manifest = definition("crash", "alertmanager", "alertname: A");
@@ -1106,7 +1132,6 @@ async fn tokens_guard_the_api_and_not_the_watchers() {
     for open in ["/healthz", "/readyz", "/openapi.json"] {
         answered(world.get(open), 200).await;
     }
-    world.webhook("webhook", r#"{"name": "A"}"#).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

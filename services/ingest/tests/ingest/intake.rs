@@ -364,7 +364,7 @@ async fn a_group_too_large_for_a_start_still_starts() {
     let world = World::new().await;
     world.apply(&definition("one", "webhook", "")).await;
     let alerts: Vec<serde_json::Value> = (0..60)
-        .map(|index| json!({ "name": "A", "fingerprint": format!("f{index}"), "labels": { "x": "y".repeat(8_000) } }))
+        .map(|index| json!({ "name": "A", "fingerprint": format!("f{index}"), "labels": { "x": "y".repeat(17_000) } }))
         .collect();
     world.webhook("webhook", &json!(alerts).to_string()).await;
     let recorded = world.recorded(60).await;
@@ -372,6 +372,28 @@ async fn a_group_too_large_for_a_start_still_starts() {
     assert_eq!(recorded[59].delivery, "1-59");
     let starts = world.starts().await;
     assert_eq!(starts.len(), 60);
+    let is_said = |start: &Start| start.input.data["alerts_cut"] == 59;
+    assert!(starts.iter().all(is_said), "what was left out is said");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_cut_says_so() {
+    let world = World::new().await;
+    world.apply(&definition("one", "webhook", "n: \"7\"")).await;
+    let alerts: Vec<serde_json::Value> = (0..103)
+        .map(|index| json!({ "name": "A", "fingerprint": format!("f{index}"), "labels": { "n": index.to_string() } }))
+        .collect();
+    world.webhook("webhook", &json!(alerts).to_string()).await;
+    let recorded = world.recorded(103).await;
+    let started = recorded.iter().find(|each| each.disposition == Kind::Started);
+    let reason = &started.unwrap().reason;
+    assert!(
+        reason.contains("has 103 alerts") && reason.contains("holds 100"),
+        "{reason}"
+    );
+    let start = world.starts().await.remove(0);
+    assert_eq!(start.input.data["alerts"].as_array().unwrap().len(), 100);
+    assert_eq!(start.input.data["alerts_cut"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,5 +6,6 @@ mod api;
 mod contract;
 mod intake;
 mod kubernetes;
+mod security;
 mod webhooks;
 mod world;

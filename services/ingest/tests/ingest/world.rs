@@ -38,6 +38,7 @@ impl Ingest {
             shutdown: CancellationToken::new(),
             health: Health::new(),
             metrics: Metrics::new(),
+            spans: service::Spans::default(),
         };
         let shutdown = service.shutdown.clone();
         let running = tokio::spawn(Box::pin(ingest::run_at(service, listener)));
@@ -109,6 +110,7 @@ impl Records {
             shutdown: CancellationToken::new(),
             health: Health::new(),
             metrics: Metrics::new(),
+            spans: service::Spans::default(),
         };
         let (health, shutdown) = (service.health.clone(), service.shutdown.clone());
         tokio::spawn(Box::pin(store_writer::run(service)));
@@ -206,7 +208,7 @@ impl World {
     pub async fn publish(&self, source: &str, body: &str) -> u64 {
         let source = SourceName::new(source).unwrap();
         self.log
-            .publish_intake(&source, body.as_bytes().to_vec())
+            .publish_intake(&source, body.as_bytes().to_vec(), None)
             .await
             .unwrap()
     }

@@ -6,10 +6,11 @@ use async_nats::{HeaderMap, header, jetstream::kv};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use protocol::{
-    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TaskType, TimerId, Timestamp,
-    subjects,
+    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, SpanContext, SpanId, StepName, Subject,
+    TaskType, TimerId, Timestamp, TraceId, subjects, trace::TRACEPARENT,
 };
 use serde::Deserialize;
+use service::Spans;
 use tokio::time::Instant;
 
 use super::{
@@ -32,6 +33,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct NatsLog {
     inner: Arc<Inner>,
+    spans: Spans,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,13 @@ impl NatsLog {
                 api,
                 trials,
             }),
+            spans: Spans::default(),
         })
+    }
+
+    /// The same log, whose messages name the spans that they are about.
+    pub fn with_spans(self, spans: Spans) -> Self {
+        Self { spans, ..self }
     }
 
     /// The connection it works on.
@@ -119,6 +127,13 @@ impl NatsLog {
             tracing::debug!(%error, "writing again");
             tokio::time::sleep_until(next).await;
             pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Names the span that a message is about, so that a runner in any language can write spans below it.
+    fn name_span(&self, headers: &mut HeaderMap, about: impl FnOnce() -> Option<(TraceId, SpanId)>) {
+        if let Some(context) = self.spans.context(about) {
+            headers.insert(TRACEPARENT, context.to_string().as_str());
         }
     }
 
@@ -186,6 +201,35 @@ struct Floor {
     stream_seq: u64,
 }
 
+/// The span that a message of a lane is about: an attempt's where it hands one out, which its subject does not tell.
+fn appended_span(subject: &Subject, payload: &[u8]) -> Option<(TraceId, SpanId)> {
+    #[derive(Deserialize)]
+    struct Appended {
+        body: Body,
+    }
+    #[derive(Deserialize)]
+    struct Body {
+        action: Action,
+    }
+    #[derive(Deserialize)]
+    struct Action {
+        task: Task,
+    }
+    #[derive(Deserialize)]
+    struct Task {
+        step: StepName,
+        attempt: Attempt,
+    }
+    if let Subject::Command(_, _, execution) = subject
+        && let Ok(appended) = serde_json::from_slice::<Appended>(payload)
+    {
+        let Task { step, attempt } = appended.body.action.task;
+        let span = SpanId::of_attempt(*execution, &step, attempt);
+        return Some((TraceId::of(*execution), span));
+    }
+    subject.span()
+}
+
 impl Log for NatsLog {
     type Inbox = NatsInbox;
 
@@ -194,7 +238,9 @@ impl Log for NatsLog {
     }
 
     async fn write_fact(&self, subject: &Subject, payload: Vec<u8>) -> Result<Written, LogError> {
-        self.write_repeatedly(StreamId::Log, subject.to_string(), write_once(), payload.into())
+        let mut headers = write_once();
+        self.name_span(&mut headers, || subject.span());
+        self.write_repeatedly(StreamId::Log, subject.to_string(), headers, payload.into())
             .await
     }
 
@@ -207,13 +253,15 @@ impl Log for NatsLog {
         let Some(filter) = crate::log::lane_of(subject) else {
             return Err(crate::log::not_a_lane(subject));
         };
+        let mut headers = compare_and_set(&filter, expected_last);
+        self.name_span(&mut headers, || appended_span(subject, &payload));
         let sent = self
             .inner
             .api
             .publish(
                 StreamId::Log.name(),
                 subject.to_string(),
-                Some(compare_and_set(&filter, expected_last)),
+                Some(headers),
                 payload.into(),
             )
             .await;
@@ -283,13 +331,27 @@ impl Log for NatsLog {
         Ok(())
     }
 
-    async fn publish_intake(&self, source: &SourceName, payload: Vec<u8>) -> Result<u64, LogError> {
+    fn spans(&self) -> Spans {
+        self.spans.clone()
+    }
+
+    async fn publish_intake(
+        &self,
+        source: &SourceName,
+        payload: Vec<u8>,
+        caller: Option<SpanContext>,
+    ) -> Result<u64, LogError> {
         let subject = Subject::Intake(source.clone()).to_string();
+        let headers = caller.map(|caller| {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, caller.to_string().as_str());
+            headers
+        });
         let action = format!("take a message on {subject}");
         match self
             .inner
             .api
-            .publish(StreamId::Alerts.name(), subject, None, payload.into())
+            .publish(StreamId::Alerts.name(), subject, headers, payload.into())
             .await
         {
             Ok(seq) => Ok(seq),

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     api::{Api, RequestFailure},
-    read::timestamp,
+    read::{caller, timestamp},
 };
 use crate::log::{LogError, LogMessage};
 
@@ -298,6 +298,7 @@ fn pulled(message: Message) -> Option<Pulled> {
             subject: message.subject.to_string(),
             seq: place.stream_seq,
             at: timestamp(place.nanos),
+            caller: message.headers.as_ref().and_then(caller),
             payload: message.payload,
         },
         deliveries: place.deliveries,

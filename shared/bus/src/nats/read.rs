@@ -13,7 +13,7 @@ use std::{future::Future, time::Duration};
 use async_nats::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use futures_util::{StreamExt, future::try_join_all};
-use protocol::Timestamp;
+use protocol::{SpanContext, Timestamp, trace::TRACEPARENT};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -403,12 +403,18 @@ fn number(headers: &HeaderMap, name: impl header::IntoHeaderName) -> Option<u64>
     headers.get_last(name)?.as_str().parse().ok()
 }
 
+/// The span that a message's writer names. What is no `traceparent` is ignored, as W3C has it.
+pub(crate) fn caller(headers: &HeaderMap) -> Option<SpanContext> {
+    headers.get(TRACEPARENT)?.as_str().parse().ok()
+}
+
 fn raw(headers: HeaderMap, payload: Bytes) -> Option<Raw> {
     let message = LogMessage {
         subject: headers.get_last(header::NATS_SUBJECT)?.as_str().to_owned(),
         seq: number(&headers, header::NATS_SEQUENCE)?,
         at: headers.get_last(header::NATS_TIME_STAMP)?.as_str().parse().ok()?,
         payload,
+        caller: caller(&headers),
     };
     Some(Raw { message, headers })
 }

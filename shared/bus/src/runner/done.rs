@@ -55,11 +55,7 @@ impl<L: Log> Tasks<L> {
     /// Why the log does not take it; the task is to come again.
     pub async fn write_done(&self, task: &Task, came: Came) -> Result<(), Failure> {
         let completed_at = self.log.now();
-        let outcome = match &came.outcome {
-            Outcome::Succeeded => "Succeeded",
-            Outcome::Skipped { .. } => "Skipped",
-            Outcome::Failed(_) => "Failed",
-        };
+        let outcome = came.outcome.status();
         let done = Fact::Done(Done {
             step: task.step.clone(),
             attempt: task.attempt,

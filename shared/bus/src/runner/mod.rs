@@ -16,6 +16,7 @@
 
 mod done;
 mod running;
+mod trace;
 
 use std::{
     sync::{
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     done::{Came, NotStored},
     running::{InHand, Running},
+    trace::TaskTrace,
 };
 use crate::{
     Attached, Blobs, Consume, Durable, Failure, Follow, Handler, Log, LogMessage, NatsLog, Position, consume,
@@ -102,6 +104,11 @@ impl<L: Log> Tasks<L> {
         };
         let is_settled = self.is_settled(&task).await?;
         Ok((!is_settled).then_some((task, in_hand)))
+    }
+
+    /// Begins the trace of a run of `task`.
+    pub fn trace(&self, task: &Task) -> TaskTrace {
+        TaskTrace::begin(self.log.spans(), task, &self.instance, self.log.now())
     }
 
     /// What a task is to do, in the shape of the queue's type.

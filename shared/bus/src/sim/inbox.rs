@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Found, SimBroker, log::SimLog};
+use super::{Cut, FaultKind, Found, SimBroker, client::Pass, log::SimLog};
 use crate::{
     inbox::{Delivery, Inbox, Receipt, Settlement},
     log::LogError,
@@ -34,8 +34,11 @@ impl Inbox for SimInbox {
         let name = self.durable.name;
         let client = self.log.id;
         let given = broker.wait_for(Some(deadline), |state, now| {
-            if state.crashed.contains(&client) {
+            if state.client(client).is_crashed {
                 return Found::Nothing { until: None };
+            }
+            if let until @ Some(_) = state.client(client).deaf_until(now.instant) {
+                return Found::Nothing { until };
             }
             // Not always all: another client may take the rest.
             let share = if max > 1 && state.faults.delivery_delay_max > Duration::ZERO {
@@ -87,8 +90,20 @@ impl SimReceipt {
     pub(crate) fn settle(&self, settlement: Settlement) {
         let now = self.broker.moment();
         let mut state = self.broker.state();
-        let lost = state.faults.settle_lost;
-        if state.crashed.contains(&self.client) || state.rng.chance(lost) {
+        let (consumer, seq, client) = (self.consumer, self.seq, self.client);
+        // A kill between a handler's end and its ack.
+        if matches!(state.client(client).pass(now.instant, Duration::ZERO), Pass::Dead) {
+            drop(state);
+            self.broker.wake_all();
+            return;
+        }
+        let fares = state.client(client);
+        let is_frozen = fares.frozen_until.is_some_and(|until| now.instant < until);
+        let is_cut = is_frozen || fares.cut_at(now.instant) == Some(Cut::Requests);
+        let is_lost = state.strikes(FaultKind::SettleLost, now.at, || {
+            format!("{settlement:?} of {consumer} #{seq} by client {client}")
+        });
+        if is_cut || is_lost {
             return;
         }
         state.settle(self.consumer, self.seq, settlement, now);
@@ -102,7 +117,7 @@ impl SimReceipt {
 
     pub(crate) fn trial_ends(&self, seq: u64) {
         let mut state = self.broker.state();
-        if !state.crashed.contains(&self.client) {
+        if !state.client(self.client).is_crashed {
             state.trial_ends(self.consumer, seq);
         }
     }

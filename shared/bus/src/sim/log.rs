@@ -5,12 +5,13 @@ use std::{future::pending, time::Duration};
 use bytes::Bytes;
 use futures_util::stream;
 use protocol::{
-    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, StepName, Subject, TaskType, TimerId, Timestamp,
-    decode, encode, subjects,
+    Attempt, DeadLetter, ExecutionId, Namespace, SourceName, SpanContext, StepName, Subject, TaskType,
+    TimerId, Timestamp, decode, encode, subjects,
 };
 
 use super::{
-    Found, SimBroker, SimInbox,
+    Cut, FaultKind, Found, SimBroker, SimInbox,
+    client::Pass,
     state::{Expected, Refusal, stream_of},
 };
 use crate::{
@@ -48,7 +49,47 @@ impl SimLog {
     /// The client is gone as if its process was killed: what it still attempts never happens and never
     /// returns, and what was lent to it goes to others after `ack_wait`.
     pub fn crash(&self) {
-        self.broker.state().crashed.insert(self.id);
+        self.broker.state().client(self.id).is_crashed = true;
+        self.broker.wake_all();
+    }
+
+    /// It crashes at the `point`th, from 0, of the points before and after the effects of its requests. Between two
+    /// of them nothing can be seen from outside, so these are all the moments at which a kill makes a difference.
+    pub fn crash_at(&self, point: u64) {
+        self.broker.state().client(self.id).crash_at = Some(point);
+    }
+
+    /// How many such points it has passed.
+    pub fn points(&self) -> u64 {
+        self.broker.state().client(self.id).points
+    }
+
+    /// Waits until it has crashed.
+    pub async fn crashed(&self) {
+        let id = self.id;
+        self.broker
+            .wait_for(None, |state, _| match state.client(id).is_crashed {
+                true => Found::This(()),
+                false => Found::Nothing { until: None },
+            })
+            .await;
+    }
+
+    /// It does nothing for so long, as under SIGSTOP, and then goes on as if nothing had been.
+    pub fn freeze(&self, time: Duration) {
+        let until = self.broker.moment().instant + time;
+        self.broker.state().client(self.id).frozen_until = Some(until);
+    }
+
+    /// It is cut off for so long.
+    pub fn cut_off(&self, cut: Cut, time: Duration) {
+        let until = self.broker.moment().instant + time;
+        self.broker.state().client(self.id).cut = Some((until, cut));
+    }
+
+    /// Its clock jumps by so many milliseconds.
+    pub fn jump_clock(&self, by_ms: i64) {
+        self.broker.state().client(self.id).clock_ms += by_ms;
     }
 
     /// The broker it is a client of.
@@ -56,37 +97,63 @@ impl SimLog {
         &self.broker
     }
 
-    /// What a request takes. The dead wait for ever.
+    /// What a request takes, one way. The dead wait for ever.
     pub(super) async fn lag(&self) {
-        let (is_dead, lag) = {
+        let now = self.broker.moment().instant;
+        let pass = {
             let mut state = self.broker.state();
             let max = state.faults.latency_max;
-            (state.crashed.contains(&self.id), state.rng.up_to(max))
+            let lag = state.rng.up_to(max);
+            state.client(self.id).pass(now, lag)
         };
-        if is_dead {
-            pending::<()>().await;
+        if let Pass::After(lag) = pass {
+            if lag > Duration::ZERO {
+                tokio::time::sleep(lag).await;
+            }
+            if !self.broker.state().client(self.id).is_crashed {
+                return;
+            }
         }
-        if lag > Duration::ZERO {
-            tokio::time::sleep(lag).await;
-        }
-        let is_dead = self.broker.state().crashed.contains(&self.id);
-        if is_dead {
-            pending::<()>().await;
-        }
+        self.broker.wake_all();
+        pending::<()>().await;
+    }
+
+    fn cut(&self) -> Option<Cut> {
+        let now = self.broker.moment().instant;
+        self.broker.state().client(self.id).cut_at(now)
+    }
+
+    /// No answer comes.
+    async fn time_out(&self, action: impl Into<String>) -> LogError {
+        tokio::time::sleep(TIME_OUT).await;
+        LogError::unavailable(action, "injected: no answer in time")
     }
 
     /// A request that reads.
     async fn ask(&self, action: &str) -> Result<(), LogError> {
         self.lag().await;
-        let fails = {
-            let mut state = self.broker.state();
-            let unavailable = state.faults.unavailable;
-            state.rng.chance(unavailable)
-        };
+        if self.cut().is_some() {
+            return Err(self.time_out(action).await);
+        }
+        let now = self.broker.moment();
+        let fails = self.broker.state().strikes(FaultKind::Unavailable, now.at, || {
+            format!("client {}, which asks to {action}", self.id)
+        });
         if fails {
             return Err(LogError::unavailable(action, "injected: no answer"));
         }
         Ok(())
+    }
+
+    /// Whether a write arrives, and whether its answer comes back.
+    fn way(&self, subject: &str) -> (bool, bool) {
+        let cut = self.cut();
+        let now = self.broker.moment();
+        let mut state = self.broker.state();
+        let hit = || format!("client {}, which writes {subject}", self.id);
+        let arrives = cut != Some(Cut::Requests) && !state.strikes(FaultKind::PublishLost, now.at, hit);
+        let answers = arrives && cut.is_none() && !state.strikes(FaultKind::PublishAckLost, now.at, hit);
+        (arrives, answers)
     }
 
     /// One write. The error within is the time-out, after which it is unknown whether it took effect.
@@ -110,17 +177,21 @@ impl SimLog {
             });
         }
         self.lag().await;
-        let answer = {
+        let (arrives, answers) = self.way(subject);
+        let answer = if arrives {
             let now = self.broker.moment();
             let mut state = self.broker.state();
-            let (lost, ack_lost) = (state.faults.publish_lost, state.faults.publish_ack_lost);
-            if state.rng.chance(lost) {
-                None
+            state.advance(now);
+            let is_guarded = !matches!(expected, Expected::Anything);
+            let hit = || format!("client {}, which writes {subject}", self.id);
+            let stored = if is_guarded && state.strikes(FaultKind::Contended, now.at, hit) {
+                Err(Refusal::Contended)
             } else {
-                state.advance(now);
-                let stored = state.publish(id, subject, payload, expected, now);
-                (!state.rng.chance(ack_lost)).then_some(stored)
-            }
+                state.publish(id, subject, payload, expected, now)
+            };
+            answers.then_some(stored)
+        } else {
+            None
         };
         self.broker.wake_all();
         match answer {
@@ -129,12 +200,9 @@ impl SimLog {
                 Ok(stored)
             }
             None => {
-                tokio::time::sleep(TIME_OUT).await;
+                let error = self.time_out(format!("take a message on {subject}")).await;
                 self.lag().await;
-                Err(LogError::unavailable(
-                    format!("take a message on {subject}"),
-                    "injected: no acknowledgement in time",
-                ))
+                Err(error)
             }
         }
     }
@@ -147,6 +215,13 @@ impl SimLog {
                 Ok(Ok(seq)) => return Ok(Written::New(seq)),
                 Ok(Err(Refusal::WrongLast)) => return Ok(Written::Already),
                 Ok(Err(Refusal::Full)) => return Err(full(subject)),
+                Ok(Err(Refusal::Contended)) if tries == WRITES_MAX => {
+                    return Err(LogError::unavailable(
+                        format!("take a message on {subject}"),
+                        "injected: another writer is at it",
+                    ));
+                }
+                Ok(Err(Refusal::Contended)) => tries += 1,
                 Err(error) if !error.is_transient() || tries == WRITES_MAX => return Err(error),
                 Err(_) => tries += 1,
             }
@@ -165,6 +240,9 @@ impl SimLog {
                 log.lag().await;
                 let found = log.broker.wait_for(None, |state, now| {
                     state.advance(now);
+                    if let until @ Some(_) = state.client(log.id).deaf_until(now.instant) {
+                        return Found::Nothing { until };
+                    }
                     match state.range(id, &filters, next, u64::MAX).next() {
                         Some(message) => Found::This(message.clone()),
                         None => Found::Nothing { until: None },
@@ -197,7 +275,13 @@ impl Log for SimLog {
     type Inbox = SimInbox;
 
     fn now(&self) -> Timestamp {
-        self.broker.now()
+        let at = self.broker.now();
+        let clock_ms = self.broker.state().client(self.id).clock_ms;
+        Timestamp::from_millis(at.as_millis().saturating_add(clock_ms))
+    }
+
+    fn salt(&self) -> u64 {
+        self.id
     }
 
     async fn write_fact(&self, subject: &Subject, payload: Vec<u8>) -> Result<Written, LogError> {
@@ -223,7 +307,7 @@ impl Log for SimLog {
             .await
         {
             Ok(Ok(seq)) => Ok(Appended::At(seq)),
-            Ok(Err(Refusal::WrongLast)) => Ok(Appended::Conflict),
+            Ok(Err(Refusal::WrongLast | Refusal::Contended)) => Ok(Appended::Conflict),
             Ok(Err(Refusal::Full)) => Err(full(&subject.to_string())),
             Err(error) if error.is_transient() => Ok(Appended::Conflict),
             Err(error) => Err(error),
@@ -240,13 +324,14 @@ impl Log for SimLog {
             subjects::lane_filter(namespace, execution),
             subjects::facts_filter(namespace, execution),
         ];
+        let now = self.broker.moment();
         let mut state = self.broker.state();
         let mut messages: Vec<LogMessage> = state
             .range(StreamId::Log, &filters, 1, u64::MAX)
             .cloned()
             .collect();
-        let stale = state.faults.stale_reads;
-        if !messages.is_empty() && state.rng.chance(stale) {
+        let hit = || format!("client {}, which reads {execution}", self.id);
+        if !messages.is_empty() && state.strikes(FaultKind::StaleRead, now.at, hit) {
             let missing = 1 + state.rng.below(messages.len().min(3) as u64) as usize;
             messages.truncate(messages.len() - missing);
         }
@@ -300,17 +385,13 @@ impl Log for SimLog {
         let fire = Subject::TimerFire(namespace.clone(), execution, timer.clone()).to_string();
         for _ in 0..WRITES_MAX {
             self.lag().await;
-            let acknowledged = {
-                let mut state = self.broker.state();
-                let (lost, ack_lost) = (state.faults.publish_lost, state.faults.publish_ack_lost);
-                let arrived = !state.rng.chance(lost);
-                if arrived {
-                    state.arm(fire.clone(), at);
-                }
-                arrived && !state.rng.chance(ack_lost)
-            };
-            self.broker.wake_all();
-            if acknowledged {
+            let (arrives, answers) = self.way(&fire);
+            if arrives {
+                self.broker.state().arm(fire.clone(), at);
+                self.broker.wake_all();
+            }
+            self.lag().await;
+            if answers {
                 return Ok(());
             }
             tokio::time::sleep(TIME_OUT).await;
@@ -321,7 +402,12 @@ impl Log for SimLog {
         ))
     }
 
-    async fn publish_intake(&self, source: &SourceName, payload: Vec<u8>) -> Result<u64, LogError> {
+    async fn publish_intake(
+        &self,
+        source: &SourceName,
+        payload: Vec<u8>,
+        _caller: Option<SpanContext>,
+    ) -> Result<u64, LogError> {
         let subject = Subject::Intake(source.clone()).to_string();
         let written = self
             .write_once(&subject, payload.into(), &Expected::Anything)
@@ -331,9 +417,9 @@ impl Log for SimLog {
 
     async fn publish_live(&self, subject: &Subject, payload: Vec<u8>) {
         let now = self.broker.moment();
+        let (arrives, _) = self.way(&subject.to_string());
         let mut state = self.broker.state();
-        let lost = state.faults.publish_lost;
-        if !state.crashed.contains(&self.id) && !state.rng.chance(lost) {
+        if arrives && !state.client(self.id).is_crashed {
             let _ = state.publish(
                 StreamId::Live,
                 &subject.to_string(),

@@ -6,12 +6,15 @@
 //!
 //! Invariant: without faults it behaves as the server does; `tests/conformance.rs` runs one table on both.
 
+mod client;
 mod inbox;
 mod log;
 mod rng;
 mod state;
+mod strikes;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,7 +24,14 @@ use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use self::inbox::SimReceipt;
 use self::state::{Now, State};
-pub use self::{inbox::SimInbox, log::SimLog, rng::Rng};
+pub use self::{
+    client::Cut,
+    inbox::SimInbox,
+    log::SimLog,
+    rng::Rng,
+    state::{Defect, Effect},
+    strikes::{FaultKind, Strike, Struck},
+};
 use crate::{log::LogMessage, topology::StreamId};
 
 /// What goes wrong, each in so many of a thousand cases. Nothing, by default.
@@ -31,6 +41,8 @@ pub struct Faults {
     pub publish_lost: u16,
     /// Writes that take effect, and time out all the same.
     pub publish_ack_lost: u16,
+    /// Guarded writes that the server refuses since another is at the same subject (error 10164).
+    pub contended: u16,
     /// Acks, naks, terms and progress reports that never arrive.
     pub settle_lost: u16,
     /// Deliveries that are delivered a second time while the first is being handled.
@@ -52,6 +64,7 @@ impl Faults {
         Self {
             publish_lost: 20,
             publish_ack_lost: 50,
+            contended: 20,
             settle_lost: 50,
             duplicated: 50,
             unavailable: 10,
@@ -83,9 +96,17 @@ impl SimBroker {
     /// # Panics
     /// Outside a tokio runtime with time.
     pub fn new(seed: u64, faults: Faults) -> Self {
+        Self::with_strikes(seed, faults, None)
+    }
+
+    /// The same; where `only` is given, exactly these faults strike. Latencies and delays stay as `faults` say.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time.
+    pub fn with_strikes(seed: u64, faults: Faults, only: Option<BTreeSet<Strike>>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::new(State::new(seed, faults)),
+                state: Mutex::new(State::new(seed, faults, only)),
                 changed: Notify::new(),
                 began: Instant::now(),
             }),
@@ -95,8 +116,7 @@ impl SimBroker {
     /// A client, such as one process of a service.
     pub fn client(&self) -> SimLog {
         let mut state = self.state();
-        state.clients += 1;
-        let id = state.clients;
+        let id = state.new_client();
         drop(state);
         SimLog::new(self.clone(), id)
     }
@@ -116,13 +136,39 @@ impl SimBroker {
         self.state().set_ack_wait(consumer, ack_wait);
     }
 
+    /// Breaks the broker itself: to show that a test would notice.
+    pub fn set_defect(&self, defect: Defect) {
+        self.state().defect = Some(defect);
+    }
+
     /// All messages of a stream, without any fault: for what a test asserts.
     pub fn messages(&self, stream: StreamId) -> Vec<LogMessage> {
-        let everything = [">".to_owned()];
-        self.state()
-            .range(stream, &everything, 1, u64::MAX)
-            .cloned()
-            .collect()
+        self.messages_from(stream, 1)
+    }
+
+    /// The same, from the sequence `first_seq` on.
+    pub fn messages_from(&self, stream: StreamId, first_seq: u64) -> Vec<LogMessage> {
+        self.state().from(stream, first_seq).cloned().collect()
+    }
+
+    /// Everything that took effect, in order: for what a test asserts.
+    pub fn effects(&self) -> Vec<Effect> {
+        self.state().effects.clone()
+    }
+
+    /// How many points ([`SimLog::crash_at`]) the client with this [`salt`](crate::Log::salt) has passed.
+    pub fn points_of(&self, client: u64) -> u64 {
+        self.state().client(client).points
+    }
+
+    /// How many took effect so far.
+    pub fn effects_count(&self) -> usize {
+        self.state().effects.len()
+    }
+
+    /// The faults that struck so far, in order.
+    pub fn struck(&self) -> Vec<Struck> {
+        self.state().strikes.struck.clone()
     }
 
     /// The virtual time.

@@ -11,7 +11,11 @@ use bytes::Bytes;
 use protocol::{Timestamp, subjects};
 use tokio::time::Instant;
 
-use super::rng::Rng;
+use super::{
+    client::Client,
+    rng::Rng,
+    strikes::{FaultKind, Strike, Strikes},
+};
 use crate::{
     inbox::Settlement,
     log::{ConsumerState, LogMessage, StreamState},
@@ -33,7 +37,50 @@ pub(super) enum Expected {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     WrongLast,
+    /// Error 10164: another write to the same place is under way.
+    Contended,
     Full,
+}
+
+/// Something that took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A message was stored.
+    Stored {
+        /// In which stream.
+        stream: StreamId,
+        /// Its sequence there.
+        seq: u64,
+    },
+    /// A timer was armed.
+    Armed {
+        /// The subject it fires on.
+        fires_on: String,
+        /// When it fires.
+        at: Timestamp,
+    },
+    /// A delivery was acknowledged, or set aside for good.
+    Acked {
+        /// Name of the consumer.
+        consumer: &'static str,
+        /// The message's sequence in the consumer's stream.
+        seq: u64,
+    },
+}
+
+/// A broker that breaks a promise of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// Appends to a lane whatever its last sequence is.
+    IgnoresLaneGuard,
+    /// Stores a second fact on a subject.
+    IgnoresWriteOnce,
+    /// Delivers nothing a second time.
+    NeverRedelivers,
+    /// Acknowledges facts of runners, and does not store each fifth.
+    LosesResults,
+    /// Takes timers, and never fires them.
+    NeverFires,
 }
 
 /// Instant and timestamp of the same moment.
@@ -80,14 +127,16 @@ pub(super) struct State {
     timers: BTreeMap<String, Timestamp>,
     trials: BTreeMap<(&'static str, u64), u64>,
     dead: BTreeSet<(String, String, u64)>,
-    pub(super) crashed: BTreeSet<u64>,
-    pub(super) clients: u64,
+    clients: Vec<Client>,
     pub(super) rng: Rng,
     pub(super) faults: super::Faults,
+    pub(super) strikes: Strikes,
+    pub(super) effects: Vec<Effect>,
+    pub(super) defect: Option<Defect>,
 }
 
 impl State {
-    pub(super) fn new(seed: u64, faults: super::Faults) -> Self {
+    pub(super) fn new(seed: u64, faults: super::Faults, only: Option<BTreeSet<Strike>>) -> Self {
         let consumer = |durable: Durable| Consumer {
             filters: (durable.filters)(),
             durable,
@@ -107,11 +156,29 @@ impl State {
             timers: BTreeMap::new(),
             trials: BTreeMap::new(),
             dead: BTreeSet::new(),
-            crashed: BTreeSet::new(),
-            clients: 0,
+            clients: Vec::new(),
             rng: Rng::new(seed),
             faults,
+            strikes: Strikes::new(seed, only),
+            effects: Vec::new(),
+            defect: None,
         }
+    }
+
+    /// A new client's id: from 1, for people to read.
+    pub(super) fn new_client(&mut self) -> u64 {
+        self.clients.push(Client::default());
+        self.clients.len() as u64
+    }
+
+    pub(super) fn client(&mut self, id: u64) -> &mut Client {
+        let index = usize::try_from(id - 1).expect("ids are counted from 1");
+        &mut self.clients[index]
+    }
+
+    /// Whether a fault strikes now, and whom.
+    pub(super) fn strikes(&mut self, kind: FaultKind, at: Timestamp, hit: impl FnOnce() -> String) -> bool {
+        self.strikes.draw(kind, &self.faults, at, hit)
     }
 
     fn stream(&self, id: StreamId) -> &Stored {
@@ -141,7 +208,12 @@ impl State {
             Expected::Nothing => Some((self.last_seq_on(id, subject), 0)),
             Expected::Last { filter, seq } => Some((self.last_seq_on(id, filter), *seq)),
         };
-        if found.is_some_and(|(last, expected)| last != expected) {
+        let is_guarded = match (self.defect, expected) {
+            (Some(Defect::IgnoresLaneGuard), Expected::Last { .. })
+            | (Some(Defect::IgnoresWriteOnce), Expected::Nothing) => false,
+            _ => true,
+        };
+        if is_guarded && found.is_some_and(|(last, expected)| last != expected) {
             return Err(Refusal::WrongLast);
         }
         let stream = self.streams.entry(id).or_default();
@@ -151,14 +223,19 @@ impl State {
         }
         stream.last_seq += 1;
         let seq = stream.last_seq;
+        if self.defect == Some(Defect::LosesResults) && subject.ends_with(".done") && seq.is_multiple_of(5) {
+            return Ok(seq);
+        }
         stream.bytes += bytes;
         let message = LogMessage {
             subject: subject.to_owned(),
             seq,
             at: now.at,
             payload,
+            caller: None,
         };
         stream.messages.insert(seq, message);
+        self.effects.push(Effect::Stored { stream: id, seq });
         self.offer(id, seq, subject, now.instant);
         Ok(seq)
     }
@@ -208,6 +285,14 @@ impl State {
             .filter(move |message| filters.iter().any(|filter| matches(filter, &message.subject)))
     }
 
+    /// All messages from `first_seq` on, in order.
+    pub(super) fn from(&self, id: StreamId, first_seq: u64) -> impl Iterator<Item = &LogMessage> {
+        self.stream(id)
+            .messages
+            .range(first_seq..)
+            .map(|(_, message)| message)
+    }
+
     pub(super) fn stream_state(&self, id: StreamId) -> StreamState {
         let stream = self.stream(id);
         StreamState {
@@ -225,7 +310,13 @@ impl State {
     }
 
     pub(super) fn arm(&mut self, fires_on: String, at: Timestamp) {
-        self.timers.insert(fires_on, at);
+        self.effects.push(Effect::Armed {
+            fires_on: fires_on.clone(),
+            at,
+        });
+        if self.defect != Some(Defect::NeverFires) {
+            self.timers.insert(fires_on, at);
+        }
     }
 
     /// Fires what is due.
@@ -274,6 +365,7 @@ impl State {
                 return given;
             }
             if loan.due <= now.instant
+                && self.defect != Some(Defect::NeverRedelivers)
                 && let Some(message) = stream.messages.get(seq)
             {
                 loan.deliveries += 1;
@@ -298,7 +390,11 @@ impl State {
                 continue;
             };
             // A duplicate is a delivery whose loan is over at once.
-            let twice = self.rng.chance(self.faults.duplicated);
+            let twice = self
+                .strikes
+                .draw(FaultKind::Duplicated, &self.faults, now.at, || {
+                    format!("delivery of {} to {name}", message.subject)
+                });
             let due = if twice { now.instant } else { now.instant + wait };
             consumer.on_loan.insert(seq, Loan { deliveries: 1, due });
             given.push(Given {
@@ -327,6 +423,7 @@ impl State {
         let stream = consumer.durable.stream;
         match settlement {
             Settlement::Ack | Settlement::Term => {
+                self.effects.push(Effect::Acked { consumer: name, seq });
                 let was_on_loan = consumer.on_loan.remove(&seq).is_some();
                 // Work queues keep nothing that was handled.
                 if was_on_loan && matches!(stream, StreamId::Alerts | StreamId::Timers) {

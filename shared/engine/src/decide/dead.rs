@@ -2,10 +2,10 @@
 
 use protocol::{Cause, Dead, End, EndStatus, StepError, StepFailure, StepRecord, StepStatus, Timestamp};
 
-use super::{Decision, Nothing, end, failed};
+use super::{Decision, Illegal, Nothing, end, failed};
 use crate::state::State;
 
-pub(super) fn decide(state: &State, dead: &Dead, cause: Cause, now: Timestamp) -> Decision {
+pub(super) fn decide(state: &State, dead: &Dead, cause: Cause, now: Timestamp) -> Result<Decision, Illegal> {
     let message = format!("{} (message {} is among the dead letters)", dead.reason, dead.seq);
     let Some((step, attempt)) = &dead.task else {
         let end_of_all = End {
@@ -14,16 +14,23 @@ pub(super) fn decide(state: &State, dead: &Dead, cause: Cause, now: Timestamp) -
             failed_step: None,
             at: now,
         };
-        return end(state, cause, Vec::new(), end_of_all);
+        return Ok(end(state, cause, Vec::new(), end_of_all));
     };
-    let running = state.index_of(step).filter(|index| {
-        state
-            .steps
-            .get(*index)
-            .is_some_and(|s| s.status == StepStatus::Running && s.attempt == Some(*attempt))
-    });
-    let Some(index) = running else {
-        return Decision::Nothing(Nothing::StepOver);
+    let standing = state
+        .index_of(step)
+        .and_then(|index| Some((index, state.steps.get(index)?)));
+    let index = match standing {
+        Some((index, standing))
+            if standing.status == StepStatus::Running && standing.attempt == Some(*attempt) =>
+        {
+            index
+        }
+        // Not at work as far as this state knows: another scheduler may have handed it out.
+        Some((_, standing)) if matches!(standing.status, StepStatus::Pending | StepStatus::Running) => {
+            let (step, attempt) = (step.clone(), *attempt);
+            return Err(Illegal::NotDispatched { step, attempt });
+        }
+        Some(_) | None => return Ok(Decision::Nothing(Nothing::StepOver)),
     };
     let record = StepRecord {
         step: step.clone(),
@@ -38,5 +45,5 @@ pub(super) fn decide(state: &State, dead: &Dead, cause: Cause, now: Timestamp) -
         message: None,
         at: now,
     };
-    end(state, cause, vec![record], failed(step, &message, now))
+    Ok(end(state, cause, vec![record], failed(step, &message, now)))
 }

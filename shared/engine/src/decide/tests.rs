@@ -525,6 +525,25 @@ fn a_result_nobody_asked_for_is_illegal() {
 }
 
 #[test]
+fn a_dead_letter_of_a_step_that_is_not_at_work_is_illegal() {
+    // A state that is behind the log looks just so: to say that nothing follows would leave the step to its time-out.
+    check(
+        three_steps(),
+        json!({ "path": "/var" }),
+        r#"start
+           dead explain
+           ok check-disk {}
+           dead check-disk"#,
+        expect![[r#"
+            start
+              -> cli: check-disk #1 "df '/var'"
+            dead explain
+              illegal: attempt 1 of step `explain` was never handed out
+        "#]],
+    );
+}
+
+#[test]
 fn a_missing_value_fails_the_step_with_its_path() {
     check(
         three_steps(),

@@ -17,7 +17,18 @@ const GROUP: &str = "punching-fist.io";
 
 /// Fields of a step that only one type has, in the order of the types.
 const OF_TYPE: [(&str, &[&str]); 3] = [
-    ("cli", &["command", "image", "env", "resources", "fix", "mode"]),
+    (
+        "cli",
+        &[
+            "command",
+            "image",
+            "env",
+            "resources",
+            "run_as_user",
+            "fix",
+            "mode",
+        ],
+    ),
     ("agent", &["goal", "tools", "llm_config", "on_timeout"]),
     ("conditional", &["condition", "on_false"]),
 ];
@@ -71,6 +82,8 @@ fn columns() -> Value {
         column("Step", "string", ".status.currentStep", 0),
         column("Runs", "integer", ".status.runs", 0),
         column("Last", "string", ".status.lastRun.phase", 0),
+        column("Started", "date", ".status.startTime", 0),
+        column("Completed", "date", ".status.completionTime", 0),
         column("Age", "date", ".metadata.creationTimestamp", 0),
         column("Execution", "string", ".status.executionId", 1),
         column("Error", "string", ".status.lastError", 1),

@@ -175,6 +175,7 @@ mod tests {
             spec.steps[].resources: object
             spec.steps[].resources.requests: map of string
             spec.steps[].resources.limits: map of string
+            spec.steps[].run_as_user: integer
             spec.steps[].fix: boolean
             spec.steps[].mode: string = auto|propose
             spec.steps[].goal: string

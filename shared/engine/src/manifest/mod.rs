@@ -33,9 +33,9 @@ pub use fields::{FieldDoc, fields, schema};
 pub use read::{BUILT_IN_SOURCES, STEPS_MAX};
 pub use types::{
     API_VERSION, AgentStep, ApiVersion, CliStep, ConditionalStep, FixMode, KIND, Kind, LlmConfig, Metadata,
-    OnFalse, OnTimeout, Provider, RERUN_ANNOTATION, Resources, Runtime, STEP_TIMEOUT_DEFAULT_MS,
-    STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, Spec, Step, StepForm, StepKind, StepType, Tool,
-    Trigger, Workflow,
+    OnFalse, OnTimeout, Provider, RERUN_ANNOTATION, RUN_AS_USER_MAX, Resources, Runtime,
+    STEP_TIMEOUT_DEFAULT_MS, STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, Spec, Step, StepForm,
+    StepKind, StepType, Tool, Trigger, Workflow,
 };
 
 /// The documents of a text, at least one.

@@ -951,3 +951,43 @@ fn strip(node: &Node) -> Value {
         ),
     }
 }
+
+#[test]
+fn a_command_runs_as_any_user_but_root() {
+    let manifest = |user: &str| {
+        format!(
+            "apiVersion: punching-fist.io/v1alpha1\nkind: Workflow\nmetadata: {{name: w}}\nspec:\n  steps:\n  - {{name: s, type: cli, command: id, {user}}}\n"
+        )
+    };
+    for written in ["run_as_user: 1000", "runAsUser: 1000"] {
+        let admitted = admit(&manifest(written), Format::Yaml, &policy()).unwrap();
+        let StepKind::Cli(cli) = &admitted.workflow.spec.steps[0].kind else {
+            panic!("it is a command");
+        };
+        assert_eq!(cli.run_as_user, Some(1000));
+    }
+    for (written, part) in [
+        (
+            "run_as_user: 0",
+            "spec.steps[0].run_as_user: 0 is root, as which no command runs; give a user from 1",
+        ),
+        (
+            "runAsUser: 2147483648",
+            "spec.steps[0].runAsUser: must be 0 to 2147483647",
+        ),
+        ("run_as_user: nobody", "expected a whole number"),
+    ] {
+        let problems = admit(&manifest(written), Format::Yaml, &policy()).unwrap_err();
+        let text = listed(&problems);
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn the_unit_of_a_timeout_is_kept() {
+    let manifest = "apiVersion: punching-fist.io/v1alpha1\nkind: Workflow\nmetadata: {name: w}\nspec:\n  steps:\n  - {name: s, type: cli, command: id, timeout_seconds: 120}\n";
+    let spec = admit(manifest, Format::Yaml, &policy()).unwrap().workflow.spec;
+    let canonical = serde_json::to_value(&spec).unwrap();
+    assert_eq!(canonical["steps"][0]["timeout_seconds"], 120);
+    assert!(serde_json::from_value::<Spec>(canonical).unwrap().steps[0].is_timeout_in_seconds);
+}

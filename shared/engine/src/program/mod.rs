@@ -116,6 +116,7 @@ pub(crate) struct StepDraft {
     pub index: usize,
     pub name: Option<String>,
     pub timeout_ms: u64,
+    pub is_timeout_in_seconds: bool,
     pub kind: Option<StepKind>,
 }
 
@@ -125,6 +126,7 @@ impl StepDraft {
             index,
             name: Some(step.name.clone()),
             timeout_ms: step.timeout_ms,
+            is_timeout_in_seconds: step.is_timeout_in_seconds,
             kind: Some(step.kind.clone()),
         }
     }
@@ -137,6 +139,7 @@ impl StepDraft {
         Some(Step {
             name: self.name?,
             timeout_ms: self.timeout_ms,
+            is_timeout_in_seconds: self.is_timeout_in_seconds,
             kind: self.kind?,
         })
     }

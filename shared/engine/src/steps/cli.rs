@@ -68,6 +68,7 @@ pub(super) fn next(walk: &Walk<'_>, index: usize, work: &CliWork, now: Timestamp
             .or_else(|| walk.definition.spec().runtime.image.clone()),
         env,
         resources: step.resources.as_ref().map(|resources| json!(resources)),
+        run_as_user: step.run_as_user,
     };
     task(walk, index, TaskType::cli(), json!(task_work), now)
 }

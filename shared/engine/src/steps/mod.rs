@@ -45,7 +45,7 @@ pub(crate) fn next(walk: &Walk<'_>, index: usize, now: Timestamp, rules: &Rules)
 /// The task of the step at `index`, handed out `now`.
 fn task(walk: &Walk<'_>, index: usize, task_type: TaskType, work: Value, now: Timestamp) -> Next {
     let start = walk.state.start();
-    let timeout_ms = walk.definition.spec().steps[index].timeout_ms;
+    let step = &walk.definition.spec().steps[index];
     Next::Task(Box::new(Task {
         namespace: start.namespace.clone(),
         execution: start.execution,
@@ -55,18 +55,36 @@ fn task(walk: &Walk<'_>, index: usize, task_type: TaskType, work: Value, now: Ti
         attempt: Attempt::FIRST,
         task_type,
         dispatched_at: now,
-        deadline: now.after(Duration::from_millis(timeout_ms)),
-        timeout: limit_in_words(timeout_ms),
+        deadline: now.after(Duration::from_millis(step.timeout_ms)),
+        timeout: limit_in_words(step.timeout_ms, step.is_timeout_in_seconds),
         work,
     }))
 }
 
 /// A time limit as its author wrote it.
-fn limit_in_words(timeout_ms: u64) -> String {
+fn limit_in_words(timeout_ms: u64, is_in_seconds: bool) -> String {
     let seconds = timeout_ms / 1000;
     match (seconds / 60, seconds % 60) {
+        _ if is_in_seconds => format!("{seconds} s (timeout_seconds: {seconds})"),
         (1, 0) => "1 minute (timeout_minutes: 1)".to_owned(),
         (minutes, 0) => format!("{minutes} minutes (timeout_minutes: {minutes})"),
         _ => format!("{seconds} s (timeout_seconds: {seconds})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_names_the_field_that_was_set() {
+        for (ms, is_in_seconds, words) in [
+            (600_000, false, "10 minutes (timeout_minutes: 10)"),
+            (60_000, false, "1 minute (timeout_minutes: 1)"),
+            (120_000, true, "120 s (timeout_seconds: 120)"),
+            (90_000, true, "90 s (timeout_seconds: 90)"),
+        ] {
+            assert_eq!(limit_in_words(ms, is_in_seconds), words);
+        }
     }
 }

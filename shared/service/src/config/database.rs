@@ -2,6 +2,7 @@
 
 use super::Secret;
 use super::reader::Section;
+use crate::http::is_this_machine;
 
 /// The database. `config.default.toml` says what each key means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,25 @@ impl Database {
             batch_max: section.count("batch_max", 1..=10_000),
             retention_days: section.number("retention_days", 0..=36_500),
         }
+    }
+
+    /// What strangers on the way could do, with the remedy; nothing is said of a database on this machine.
+    pub fn exposure(&self) -> Option<&'static str> {
+        let url = self.url.expose();
+        let (_, rest) = url
+            .split_once("://")
+            .filter(|(scheme, _)| scheme.starts_with("postgres"))?;
+        let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+        let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+        let host = place.split('/').next().unwrap_or_default();
+        let mode = parameters
+            .split('&')
+            .find_map(|part| part.strip_prefix("sslmode="));
+        let is_checked = matches!(mode, Some("verify-full" | "verify-ca"));
+        // Without a host it is a socket.
+        (!host.is_empty() && !is_this_machine(host) && !is_checked).then_some(
+            "the connection to PostgreSQL need not be encrypted, and nobody asks who answers there: add `?sslmode=verify-full` to database.url (and `&sslrootcert=FILE` where the authority is your own)",
+        )
     }
 
     /// The address without name, password and parameters, for logs and errors.

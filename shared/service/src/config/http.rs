@@ -8,29 +8,62 @@ use super::reader::Section;
 #[allow(missing_docs, reason = "config.default.toml documents each key")]
 pub struct Http {
     pub listen: String,
-    /// Of both keys, `tokens` and `tokens_file`; empty: the API is open.
-    pub tokens: Vec<Secret>,
+    /// Of all keys that name tokens; empty: the API is open.
+    pub tokens: Vec<Token>,
     pub body_bytes_max: usize,
     pub request_timeout_ms: u64,
     pub header_timeout_ms: u64,
     pub idle_timeout_ms: u64,
     pub in_flight_max: usize,
     pub connections_max: usize,
+    /// 0: no limit.
+    pub requests_per_second_max: u64,
+    pub requests_burst_max: u64,
+}
+
+/// What a token lets do; each role may also do what the ones before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look at everything.
+    Read,
+    /// Execute, cancel, replay, send alerts.
+    Run,
+    /// Also change definitions.
+    Admin,
+}
+
+impl Role {
+    /// Its name, as the configuration and errors have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Run => "run",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The keys of its tokens: the list, and the file.
+    fn keys(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Read => ("read_tokens", "read_tokens_file"),
+            Self::Run => ("run_tokens", "run_tokens_file"),
+            Self::Admin => ("tokens", "tokens_file"),
+        }
+    }
+}
+
+/// A bearer token of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// What is sent.
+    pub secret: Secret,
+    /// What it lets do.
+    pub role: Role,
 }
 
 impl Http {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
-        let mut tokens = section.secrets("tokens");
-        let lines = |text: &str| -> Vec<Secret> {
-            text.lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .map(Secret::new)
-                .collect()
-        };
-        if let Some(read) = section.secret_file("tokens_file", lines) {
-            tokens.extend(read.unwrap_or_else(|| vec![Secret::unreadable()]));
-        }
+        let tokens = read_tokens(section);
         Self {
             listen: section.listen("listen"),
             tokens,
@@ -40,8 +73,41 @@ impl Http {
             idle_timeout_ms: section.number("idle_timeout_ms", 100..=3_600_000),
             in_flight_max: section.count("in_flight_max", 1..=100_000),
             connections_max: section.count("connections_max", 1..=100_000),
+            requests_per_second_max: section.number("requests_per_second_max", 0..=1_000_000),
+            requests_burst_max: section.number("requests_burst_max", 1..=1_000_000),
         }
     }
+}
+
+/// The tokens of all roles. One that has two roles is a mistake, and which one holds would be a guess.
+fn read_tokens(section: &mut Section<'_>) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::new();
+    for role in [Role::Admin, Role::Run, Role::Read] {
+        let (key, file_key) = role.keys();
+        let mut add = |section: &mut Section<'_>, key: &str, secrets: Vec<Secret>| {
+            let others = |token: &&Token| token.role != role && token.secret != Secret::unreadable();
+            let taken = |secret: &Secret| tokens.iter().filter(others).find(|token| token.secret == *secret);
+            if let Some(token) = secrets.iter().find_map(taken) {
+                let other = token.role.keys().0;
+                let text = format!(
+                    "has a token that http.{other} has too: give each role tokens of its own (`openssl rand -hex 24` makes one)"
+                );
+                section.problem_hidden(key, &text);
+            }
+            tokens.extend(secrets.into_iter().map(|secret| Token { secret, role }));
+        };
+        let listed = section.secrets(key);
+        add(section, key, listed);
+        let lines = |text: &str| -> Vec<Secret> {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            lines.map(Secret::new).collect()
+        };
+        if let Some(read) = section.secret_file(file_key, lines) {
+            let secrets = read.unwrap_or_else(|| vec![Secret::unreadable()]);
+            add(section, file_key, secrets);
+        }
+    }
+    tokens
 }
 
 /// The health door of a stand-alone service.

@@ -25,6 +25,7 @@ mod scheduler;
 mod secret;
 mod sources;
 mod tools;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,7 +35,7 @@ pub use cli::{Cli, Executor};
 pub use database::Database;
 pub use docs::{Key, keys};
 pub use errors::{ConfigErrors, Problem};
-pub use http::{Health, Http, Shutdown};
+pub use http::{Health, Http, Role, Shutdown, Token};
 pub use ingest::Ingest;
 pub use kubernetes::Kubernetes;
 pub use log::{Format, Log};
@@ -43,8 +44,9 @@ pub use nats::Nats;
 pub use prices::Price;
 pub use scheduler::Scheduler;
 pub use secret::{REDACTED, Secret, Secrets};
-pub use sources::{Mapping, Source, SourceKind};
+pub use sources::{Mapping, SignedTime, Source, SourceKind};
 pub use tools::{Fix, FixMode, Tools};
+pub use tracing::Tracing;
 
 use errors::nearest;
 use layers::{FileLayer, Layers};
@@ -89,6 +91,7 @@ pub struct Config {
     pub fix: Fix,
     pub database: Database,
     pub log: Log,
+    pub tracing: Tracing,
     /// Files of `[http]` and `[sources]` secrets that this process cannot
     /// read; see [`Config::require_secrets`].
     pub unreadable: Vec<Problem>,
@@ -193,6 +196,7 @@ impl Config {
             fix: Fix::read(&mut Section::top(&mut layers, "fix")),
             database: Database::read(&mut Section::top(&mut layers, "database")),
             log: Log::read(&mut Section::top(&mut layers, "log")),
+            tracing: Tracing::read(&mut Section::top(&mut layers, "tracing")),
         };
         config.tools.mcp = mcp::read(&mut layers);
         config.unreadable = std::mem::take(&mut layers.unreadable);

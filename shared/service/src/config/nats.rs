@@ -13,6 +13,7 @@ pub struct Nats {
     pub credentials_file: Option<PathBuf>,
     pub user: Option<String>,
     pub password: Option<Secret>,
+    pub inbox_prefix: Option<String>,
     pub tls_ca_file: Option<PathBuf>,
     pub connect_timeout_ms: u64,
     pub replicas: usize,
@@ -36,6 +37,7 @@ impl Nats {
             credentials_file: section.path("credentials_file"),
             user: section.optional("user"),
             password: section.secret("password"),
+            inbox_prefix: section.optional("inbox_prefix"),
             tls_ca_file: section.path("tls_ca_file"),
             connect_timeout_ms: section.number("connect_timeout_ms", 100..=120_000),
             replicas: section.count("replicas", 1..=5),
@@ -63,6 +65,21 @@ impl Nats {
             section.problem(
                 "credentials_file",
                 "takes the place of nats.user and nats.password: set one of the two",
+            );
+        }
+        let is_subject = |prefix: &String| {
+            let is_token = |part: &str| {
+                !part.is_empty()
+                    && part
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+            };
+            prefix.split('.').all(is_token)
+        };
+        if !nats.inbox_prefix.as_ref().is_none_or(is_subject) {
+            section.problem(
+                "inbox_prefix",
+                "must be the beginning of a subject such as _INBOX.ingest: letters, digits, - and _ between single dots",
             );
         }
         nats

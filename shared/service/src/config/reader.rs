@@ -205,6 +205,29 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A share from 0 to 1, as millionths.
+    pub(super) fn share(&mut self, key: &str) -> u32 {
+        let given = self.given(key);
+        let share = match &given.value {
+            Value::Integer(share) => i32::try_from(*share).ok().map(f64::from),
+            Value::Float(share) => Some(*share),
+            // From a variable that is no number.
+            _ => None,
+        };
+        match share.filter(|share| (0.0..=1.0).contains(share)) {
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "within bounds by the line above"
+            )]
+            Some(share) => (share * 1e6).round() as u32,
+            None => {
+                self.refuse(key, &given, "must be a share from 0 to 1, such as 1.0 or 0.05");
+                0
+            }
+        }
+    }
+
     /// A table of whole numbers within bounds.
     pub(super) fn numbers(&mut self, key: &str, allowed: RangeInclusive<u64>) -> BTreeMap<String, u64> {
         let given = self.given(key);
@@ -436,6 +459,7 @@ fn parse_like(default: &Value, text: &str) -> Value {
     let trimmed = text.trim();
     let parsed = match default {
         Value::Integer(_) => trimmed.parse().ok().map(Value::Integer),
+        Value::Float(_) => trimmed.parse().ok().map(Value::Float),
         Value::Boolean(_) => trimmed.parse().ok().map(Value::Boolean),
         Value::Array(_) if trimmed.starts_with('[') => toml_value(trimmed),
         Value::Array(_) => Some(Value::Array(

@@ -21,8 +21,30 @@ pub struct Source {
     pub hmac_secret: Option<Secret>,
     /// The header that carries the signature.
     pub hmac_header: String,
+    /// What else is signed, where a signature does not hold for ever.
+    pub hmac_timestamp: Option<SignedTime>,
+    /// Whether everybody may post, although the API has tokens.
+    pub is_open: bool,
     /// Where a generic alert's parts stand.
     pub mapping: Mapping,
+}
+
+/// The time of signing, which is signed together with the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedTime {
+    /// The header that carries it, in Unix seconds.
+    pub header: String,
+    /// What stands between it and the body in what is signed.
+    pub separator: String,
+    /// Seconds that it may be away from now, on either side.
+    pub tolerance_seconds: u64,
+}
+
+impl Source {
+    /// Whether a sender must prove something of this source's own.
+    pub fn has_secret(&self) -> bool {
+        self.bearer_token.is_some() || self.hmac_secret.is_some()
+    }
 }
 
 /// How a payload is read.
@@ -129,19 +151,50 @@ fn read_source(section: &mut Section<'_>, mapping: Mapping) -> Source {
         ("generic", SourceKind::Generic),
         ("alertmanager", SourceKind::Alertmanager),
     ];
+    let header = section.optional("hmac_timestamp_header");
+    let (separator, tolerance_seconds) = (
+        section.text("hmac_timestamp_separator"),
+        section.number("hmac_tolerance_seconds", 1..=86_400),
+    );
     let source = Source {
         kind: section.one_of("kind", &kinds),
         bearer_token: section.secret_or_file("bearer_token", "bearer_token_file"),
         hmac_secret: section.secret_or_file("hmac_secret", "hmac_secret_file"),
         hmac_header: section.text("hmac_header"),
+        hmac_timestamp: header.map(|header| SignedTime {
+            header,
+            separator,
+            tolerance_seconds,
+        }),
+        is_open: section.flag("open"),
         mapping,
     };
-    let is_header = source
-        .hmac_header
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-    if !is_header {
+    let is_header = |name: &str| {
+        name.chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+    };
+    if !is_header(&source.hmac_header) {
         section.problem("hmac_header", "must be a header's name: letters, digits, - and _");
+    }
+    if let Some(time) = &source.hmac_timestamp {
+        if !is_header(&time.header) {
+            section.problem(
+                "hmac_timestamp_header",
+                "must be a header's name: letters, digits, - and _",
+            );
+        }
+        if source.hmac_secret.is_none() {
+            section.problem(
+                "hmac_timestamp_header",
+                "needs hmac_secret or hmac_secret_file, with which the time is signed",
+            );
+        }
+    }
+    if source.is_open && source.has_secret() {
+        section.problem(
+            "open",
+            "contradicts the token or secret that this source has: keep one of the two",
+        );
     }
     source
 }

@@ -17,6 +17,116 @@ fn read(file: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::parse(Some(("fist.toml", file)), env)
 }
 
+/// The tokens of the API with what they let do.
+fn roles(config: &Config) -> Vec<(&str, Role)> {
+    let tokens = config.http.tokens.iter();
+    tokens.map(|token| (token.secret.expose(), token.role)).collect()
+}
+
+#[test]
+fn tokens_have_the_role_of_their_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("readers");
+    std::fs::write(&path, "three\n\n  four  \n").unwrap();
+    let file = format!("[http]\ntokens = [\"one\"]\nrun_tokens = [\"two\"]\nread_tokens_file = {path:?}\n");
+    assert_eq!(
+        roles(&read(&file, &[]).unwrap()),
+        [
+            ("one", Role::Admin),
+            ("two", Role::Run),
+            ("three", Role::Read),
+            ("four", Role::Read)
+        ]
+    );
+    let config = read("", &[("FIST_HTTP_READ_TOKENS", "a,b")]).unwrap();
+    assert_eq!(roles(&config), [("a", Role::Read), ("b", Role::Read)]);
+    // Two files that this process cannot read are no token of two roles.
+    let file = "[http]\ntokens_file = \"/nonexistent/a\"\nread_tokens_file = \"/nonexistent/b\"";
+    assert_eq!(read(file, &[]).unwrap().http.tokens.len(), 2);
+    check(
+        "[http]\ntokens = [\"hunter2\"]\nrun_tokens = [\"hunter2\"]\nread_tokens = [\" \"]\n",
+        &[],
+        expect![[r#"
+            the configuration has 2 errors:
+              fist.toml:3: http.run_tokens = (hidden): has a token that http.tokens has too: give each role tokens of its own (`openssl rand -hex 24` makes one)
+              fist.toml:4: http.read_tokens = (hidden): must be a list of texts that are not empty
+        "#]],
+    );
+    let file = format!("[http]\nrun_tokens = [\"four\"]\nread_tokens_file = {path:?}\n");
+    let text = read(&file, &[]).unwrap_err().to_string();
+    assert!(
+        text.contains("http.read_tokens_file = (hidden): has a token that http.run_tokens has too"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_database_that_strangers_could_play_is_told() {
+    let is_exposed = |url: &str| {
+        let config = read("", &[("FIST_DATABASE_URL", url)]).unwrap();
+        config.database.exposure().is_some()
+    };
+    for url in [
+        "sqlite://fist.db",
+        "postgres://a:b@127.0.0.1:5432/c",
+        "postgres://a:b@localhost/c",
+        "postgres:///c?host=/run/postgresql",
+        "postgres://a:b@db/c?sslmode=verify-full",
+        "postgresql://a:b@db/c?x=y&sslmode=verify-ca&sslrootcert=/ca.pem",
+    ] {
+        assert!(!is_exposed(url), "{url}");
+    }
+    for url in [
+        "postgres://a:b@db/c",
+        "postgresql://a:b@db:5432/c?sslmode=prefer",
+        "postgres://a:127.0.0.1@10.0.0.1/c?sslmode=require",
+    ] {
+        assert!(is_exposed(url), "{url}");
+    }
+}
+
+#[test]
+fn an_inbox_is_the_beginning_of_a_subject() {
+    let prefix =
+        |text: &str| read("", &[("FIST_NATS_INBOX_PREFIX", text)]).map(|config| config.nats.inbox_prefix);
+    assert_eq!(prefix("").unwrap(), None);
+    assert_eq!(prefix("_INBOX.a-b").unwrap().as_deref(), Some("_INBOX.a-b"));
+    for bad in ["_INBOX.", ".a", "a b", "_INBOX.>", "*"] {
+        let text = prefix(bad).unwrap_err().to_string();
+        assert!(
+            text.contains("FIST_NATS_INBOX_PREFIX") && text.contains("_INBOX.ingest"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_signed_time_needs_a_secret_and_open_has_none() {
+    let file =
+        "[sources.a]\nhmac_secret = \"s\"\nhmac_timestamp_header = \"X-Time\"\n[sources.b]\nopen = true\n";
+    let config = read(file, &[]).unwrap();
+    assert_eq!(
+        config.sources["a"].hmac_timestamp,
+        Some(SignedTime {
+            header: "X-Time".to_owned(),
+            separator: ".".to_owned(),
+            tolerance_seconds: 300
+        })
+    );
+    assert!(config.sources["b"].is_open && !config.sources["a"].is_open);
+    check(
+        "[sources.a]\nhmac_timestamp_header = \"X Time\"\nhmac_tolerance_seconds = 0\n[sources.b]\nopen = true\nbearer_token = \"s\"\n",
+        &[],
+        expect![[r#"
+            the configuration has 4 errors:
+              fist.toml:3: sources.a.hmac_tolerance_seconds = 0: must be a whole number from 1 to 86400
+              fist.toml:2: sources.a.hmac_timestamp_header = "X Time": must be a header's name: letters, digits, - and _
+              fist.toml:2: sources.a.hmac_timestamp_header = "X Time": needs hmac_secret or hmac_secret_file, with which the time is signed
+              fist.toml:5: sources.b.open = true: contradicts the token or secret that this source has: keep one of the two
+        "#]],
+    );
+}
+
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let config = Config::default();
@@ -164,10 +274,7 @@ fn variables_of_each_type() {
         config.tools.kubeconfig, None,
         "an empty variable unsets what the file set"
     );
-    assert_eq!(
-        config.http.tokens.iter().map(Secret::expose).collect::<Vec<_>>(),
-        ["one", "two"]
-    );
+    assert_eq!(roles(&config), [("one", Role::Admin), ("two", Role::Admin)]);
     assert_eq!(config.database.url_shown(), "postgres://db:5432/fist");
     assert_eq!(config.health.listen.as_deref(), Some("0.0.0.0:9100"));
     assert_eq!(config.llm.model_aliases["fast"], "claude-haiku-4-5");
@@ -332,8 +439,8 @@ fn secrets_are_in_no_error_and_no_debug_print() {
     let config = read(file, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
     assert_eq!(
-        serde_json::to_string(&config.http.tokens).unwrap(),
-        "[\"(hidden)\"]"
+        serde_json::to_string(&config.http.tokens[0].secret).unwrap(),
+        "\"(hidden)\""
     );
 }
 
@@ -364,7 +471,11 @@ fn a_secret_whose_file_is_missing_locks_the_door() {
     // Not open, and not opened by an empty or a guessed token.
     let unreadable = Secret::unreadable();
     assert!(unreadable.expose().len() == 32 && unreadable.expose() != "0".repeat(32));
-    assert_eq!(config.http.tokens, std::slice::from_ref(&unreadable));
+    let token = Token {
+        secret: unreadable.clone(),
+        role: Role::Admin,
+    };
+    assert_eq!(config.http.tokens, [token]);
     assert_eq!(config.sources["a"].bearer_token, Some(unreadable));
     expect![[r#"
         the configuration has 2 errors:

@@ -63,7 +63,7 @@ pub fn pod(job: &Job, settings: &Settings, mark: &str, now: Timestamp) -> Pod {
             termination_grace_period_seconds: Some(settings.kill_grace_seconds()),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
-                run_as_user: Some(USER),
+                run_as_user: Some(job.run_as_user.map_or(USER, i64::from)),
                 run_as_group: Some(USER),
                 fs_group: Some(USER),
                 seccomp_profile: Some(SeccompProfile {
@@ -247,6 +247,7 @@ mod tests {
             env: BTreeMap::from([("X".into(), "$(LANG)".into())]),
             image: None,
             resources: None,
+            run_as_user: None,
             deadline: Timestamp::from_millis(60_000),
         }
     }
@@ -314,6 +315,26 @@ mod tests {
             ),
             (&Value::Null, &json!(false))
         );
+    }
+
+    #[test]
+    fn a_step_may_have_a_user_of_its_own() {
+        let user = |own| {
+            let job = Job {
+                run_as_user: own,
+                ..job()
+            };
+            let spec = pod(&job, &settings(), "mark", Timestamp::from_millis(0))
+                .spec
+                .unwrap();
+            let context = spec.security_context.unwrap();
+            assert_eq!(
+                (context.run_as_non_root, context.fs_group),
+                (Some(true), Some(USER))
+            );
+            context.run_as_user
+        };
+        assert_eq!((user(None), user(Some(1000))), (Some(USER), Some(1000)));
     }
 
     #[test]

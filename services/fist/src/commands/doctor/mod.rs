@@ -4,7 +4,7 @@
 
 mod in_cluster;
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use bus::{
     Connection,
@@ -28,9 +28,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long a server that tools need may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// What is wrong with an API that asks for no token.
-const OPEN: &str = "is open to everybody who reaches it, and who does can run commands: set http.tokens or \
-                    http.tokens_file (`openssl rand -hex 24` makes one)";
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,12 +129,7 @@ async fn server(client: &Client, checks: &mut Checks) -> bool {
         .send(&Request::get(&["api", "v1", "executions"]).query("limit", Some(1)))
         .await;
     match query {
-        Ok(_) => {
-            checks.add(Grade::Ok, "database", "answers questions");
-            if client.is_anybody() && !client.is_on_this_machine() {
-                checks.add(Grade::Warn, "token", format!("{} {OPEN}", client.address()));
-            }
-        }
+        Ok(_) => checks.add(Grade::Ok, "database", "answers questions"),
         Err(failure) if failure.code == Code::Misuse => checks.add(Grade::Fail, "token", failure.message),
         Err(failure) => checks.add(Grade::Fail, "database", failure.message),
     }
@@ -161,7 +153,43 @@ async fn server(client: &Client, checks: &mut Checks) -> bool {
         Err(failure) if failure.code == Code::Misuse => {}
         Err(failure) => checks.add(Grade::Fail, "NATS", failure.message),
     }
+    if !client.is_on_this_machine() {
+        open_doors(client, checks).await;
+    }
     true
+}
+
+/// What a stranger gets of this server, found out by asking as one: nothing, or a warning.
+async fn open_doors(client: &Client, checks: &mut Checks) {
+    let stranger = client.as_stranger();
+    let mut found = Vec::new();
+    // It stores nothing, and needs no neighbour that could be away.
+    let api = Request::post(&["api", "v1", "validate"], "application/yaml", String::new());
+    let status = match stranger.any_status(&api).await {
+        Ok(answer) => answer.status.as_u16(),
+        Err(failure) => return checks.add(Grade::Fail, "strangers", failure.message),
+    };
+    if status == 200 {
+        found.push(ingest::http::open_api(client.address()));
+    }
+    for source in [ingest::sources::ALERTMANAGER, ingest::sources::WEBHOOK] {
+        // Without a body nothing can come of it, but what a sender must prove is looked at before.
+        let post = Request::post(&["webhooks", source], "application/json", String::new());
+        if stranger
+            .any_status(&post)
+            .await
+            .is_ok_and(|answer| answer.status.as_u16() == 400)
+        {
+            found.push(ingest::http::open_source(client.address(), source));
+        }
+    }
+    // An overload, for one, says nothing about who is let in.
+    if found.is_empty() && status == 401 {
+        checks.add(Grade::Ok, "strangers", "are let in nowhere");
+    }
+    for text in found {
+        checks.add(Grade::Warn, "strangers", text);
+    }
 }
 
 /// The failing checks of `/readyz`.
@@ -225,6 +253,9 @@ async fn nats(config: &Config, is_named: bool, checks: &mut Checks) {
                 "NATS",
                 format!("{} is version {version}, with JetStream", config.nats.url),
             );
+            for exposure in connection.exposures() {
+                checks.add(Grade::Warn, "NATS", format!("{}: {exposure}", config.nats.url));
+            }
             match topology::check(&connection).await {
                 Ok(()) => checks.add(Grade::Ok, "streams", "all are there"),
                 Err(error) => checks.add(Grade::Fail, "streams", error.to_string()),
@@ -237,20 +268,12 @@ async fn nats(config: &Config, is_named: bool, checks: &mut Checks) {
 
 /// Whether a server of this configuration would let anybody in.
 fn door(config: &Config, checks: &mut Checks) {
-    if config.http.tokens.is_empty() && !is_this_machine(&config.http.listen) {
-        let listen = &config.http.listen;
-        checks.add(Grade::Warn, "token", format!("http.listen {listen} {OPEN}"));
+    for exposure in ingest::http::exposures(config, &config.http.listen) {
+        checks.add(Grade::Warn, "strangers", exposure);
     }
-}
-
-/// Whether only this machine reaches an address to listen at.
-fn is_this_machine(listen: &str) -> bool {
-    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
-    host == "localhost"
-        || host
-            .trim_matches(['[', ']'])
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    if let Some(exposure) = config.database.exposure() {
+        checks.add(Grade::Warn, "database", exposure);
+    }
 }
 
 /// The Prometheus that agents ask, where the workflow names none.
@@ -374,28 +397,4 @@ fn on_path(name: &str, path: &str) -> Option<PathBuf> {
     std::env::split_paths(path)
         .map(|dir| dir.join(name))
         .find(is_program)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_open_door_is_warned_of_where_others_reach_it() {
-        let warned = |listen: &str, tokens: &[&str]| {
-            let mut config = Config::default();
-            config.http.listen = listen.to_owned();
-            config.http.tokens = tokens.iter().map(|token| Secret::new(*token)).collect();
-            let mut checks = Checks::default();
-            door(&config, &mut checks);
-            checks.0.iter().any(|check| check.grade == Grade::Warn)
-        };
-        for listen in ["127.0.0.1:8080", "[::1]:8080", "localhost:8080", "127.8.0.1:0"] {
-            assert!(!warned(listen, &[]), "{listen}");
-        }
-        for listen in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080", "fist.example:8080"] {
-            assert!(warned(listen, &[]), "{listen}");
-            assert!(!warned(listen, &["t"]), "{listen}");
-        }
-    }
 }

@@ -9,8 +9,8 @@ use crate::admit::Policy;
 use crate::manifest::located::{Node, Shape};
 use crate::manifest::object::{Object, Sink, text_of};
 use crate::manifest::types::{
-    AgentStep, CliStep, ConditionalStep, FixMode, OnFalse, OnTimeout, Resources, STEP_TIMEOUT_DEFAULT_MS,
-    STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, StepKind, StepType, Tool,
+    AgentStep, CliStep, ConditionalStep, FixMode, OnFalse, OnTimeout, RUN_AS_USER_MAX, Resources,
+    STEP_TIMEOUT_DEFAULT_MS, STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, StepKind, StepType, Tool,
 };
 use crate::nearest::did_you_mean;
 use crate::program::StepDraft;
@@ -21,6 +21,7 @@ pub(super) fn step(sink: &Sink, index: usize, node: &Node, policy: &Policy) -> S
         index,
         name: None,
         timeout_ms: STEP_TIMEOUT_DEFAULT_MS,
+        is_timeout_in_seconds: false,
         kind: None,
     };
     let Some(mut object) = Object::new(sink, &path, node) else {
@@ -43,7 +44,7 @@ pub(super) fn step(sink: &Sink, index: usize, node: &Node, policy: &Policy) -> S
     if object.take("type").is_none() {
         object.missing("type", "it may be: cli, agent, conditional");
     }
-    draft.timeout_ms = timeout(&mut object);
+    (draft.timeout_ms, draft.is_timeout_in_seconds) = timeout(&mut object);
     draft.kind = match step_type {
         Some(StepType::Cli) => cli(&mut object).map(StepKind::Cli),
         Some(StepType::Agent) => agent(&mut object, policy).map(StepKind::Agent),
@@ -87,11 +88,20 @@ pub(super) fn step(sink: &Sink, index: usize, node: &Node, policy: &Policy) -> S
     draft
 }
 
-const CLI_FIELDS: [&str; 6] = ["command", "image", "env", "resources", "fix", "mode"];
+const CLI_FIELDS: [&str; 7] = [
+    "command",
+    "image",
+    "env",
+    "resources",
+    "run_as_user",
+    "fix",
+    "mode",
+];
 const AGENT_FIELDS: [&str; 4] = ["goal", "tools", "llm_config", "on_timeout"];
 const CONDITIONAL_FIELDS: [&str; 2] = ["condition", "on_false"];
 
-fn timeout(object: &mut Object) -> u64 {
+/// The timeout in milliseconds, and whether it was given in seconds.
+fn timeout(object: &mut Object) -> (u64, bool) {
     let in_seconds = |minutes: f64| {
         let seconds = minutes * 60.0;
         if seconds >= 1.0 && seconds.fract() == 0.0 {
@@ -112,9 +122,9 @@ fn timeout(object: &mut Object) -> u64 {
             .error(&path, "stands beside timeout_minutes; keep one of them");
     }
     match (minutes, seconds) {
-        (Some(minutes), _) => minutes * 60_000,
-        (None, Some(seconds)) => seconds * 1000,
-        (None, None) => STEP_TIMEOUT_DEFAULT_MS,
+        (Some(minutes), _) => (minutes * 60_000, false),
+        (None, Some(seconds)) => (seconds * 1000, true),
+        (None, None) => (STEP_TIMEOUT_DEFAULT_MS, false),
     }
 }
 
@@ -124,6 +134,7 @@ fn cli(object: &mut Object) -> Option<CliStep> {
     let env = object.texts("env");
     check_variables(object, "env", &env);
     let resources = object.object("resources").map(resources);
+    let run_as_user = run_as_user(object);
     let fix = object.boolean("fix").unwrap_or_default();
     let mode = object.choice("mode", &[("auto", FixMode::Auto), ("propose", FixMode::Propose)]);
     Some(CliStep {
@@ -131,9 +142,22 @@ fn cli(object: &mut Object) -> Option<CliStep> {
         image,
         env,
         resources,
+        run_as_user,
         fix,
         mode,
     })
+}
+
+fn run_as_user(object: &mut Object) -> Option<u32> {
+    let user = object.whole_number("run_as_user", 0..=RUN_AS_USER_MAX, &|_| String::new())?;
+    if user == 0 {
+        let path = object.path_of("run_as_user");
+        object.sink.error(
+            &path,
+            "0 is root, as which no command runs; give a user from 1 to 2147483647, and an image that works for it",
+        );
+    }
+    u32::try_from(user).ok().filter(|user| *user > 0)
 }
 
 fn resources(mut object: Object) -> Resources {

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub use agent::{LlmConfig, Provider, Tool};
 pub use step::{
-    AgentStep, CliStep, ConditionalStep, FixMode, OnFalse, OnTimeout, Resources, STEP_TIMEOUT_DEFAULT_MS,
-    STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, Step, StepForm, StepKind, StepType,
+    AgentStep, CliStep, ConditionalStep, FixMode, OnFalse, OnTimeout, RUN_AS_USER_MAX, Resources,
+    STEP_TIMEOUT_DEFAULT_MS, STEP_TIMEOUT_MINUTES_MAX, STEP_TIMEOUT_SECONDS_MAX, Step, StepForm, StepKind,
+    StepType,
 };
 
 /// The one `apiVersion` there is.
@@ -159,7 +160,7 @@ mod tests {
             },
             "steps": [
                 {"name": "a-b", "type": "cli", "timeoutSeconds": 90, "command": "date", "fix": true,
-                 "mode": "propose", "env": {"X": "1"}, "resources": {"limits": {"cpu": "1"}}},
+                 "mode": "propose", "env": {"X": "1"}, "resources": {"limits": {"cpu": "1"}}, "run_as_user": 1000},
                 {"name": "b", "type": "agent", "goal": "look", "tools": ["kubectl", "mcp:git"],
                  "onTimeout": "fail"},
                 {"name": "c", "type": "conditional", "condition": "a == b", "onFalse": "skipNext"},

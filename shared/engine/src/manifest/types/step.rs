@@ -14,6 +14,8 @@ use super::{LlmConfig, Tool};
 pub const STEP_TIMEOUT_DEFAULT_MS: u64 = 10 * 60 * 1000;
 /// The longest `timeout_minutes`: one day.
 pub const STEP_TIMEOUT_MINUTES_MAX: u64 = 1440;
+/// The highest user that Kubernetes knows.
+pub const RUN_AS_USER_MAX: u64 = 2_147_483_647;
 /// The longest `timeout_seconds`: the same day.
 pub const STEP_TIMEOUT_SECONDS_MAX: u64 = 86_400;
 
@@ -25,6 +27,8 @@ pub struct Step {
     pub name: String,
     /// Milliseconds from dispatch, a whole number of seconds.
     pub timeout_ms: u64,
+    /// Whether the author gave the timeout in seconds, which error texts say again.
+    pub is_timeout_in_seconds: bool,
     /// What the step does.
     pub kind: StepKind,
 }
@@ -63,6 +67,8 @@ pub struct CliStep {
     pub env: BTreeMap<String, String>,
     /// The pod's requests and limits.
     pub resources: Option<Resources>,
+    /// The user that the pod runs as, from 1; absent: ours.
+    pub run_as_user: Option<u32>,
     /// The author says that this command changes something: it must pass the fix gate.
     pub fix: bool,
     /// Whether a gated command is run, or only proposed. Absent: as configured.
@@ -204,6 +210,10 @@ pub struct StepForm {
     /// cli: the pod's requests and limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// cli: the numeric user that the pod runs as, 1 to 2147483647; default 65532. Without a cluster it is ignored.
+    #[serde(default, alias = "runAsUser", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub run_as_user: Option<u32>,
     /// cli: true says that the command changes something, and must pass the fix gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<bool>,
@@ -234,7 +244,7 @@ pub struct StepForm {
 impl From<Step> for StepForm {
     fn from(step: Step) -> StepForm {
         let seconds = step.timeout_ms / 1000;
-        let in_minutes = seconds.is_multiple_of(60);
+        let in_minutes = seconds.is_multiple_of(60) && !step.is_timeout_in_seconds;
         let mut form = StepForm {
             step_type: step.step_type(),
             name: step.name,
@@ -244,6 +254,7 @@ impl From<Step> for StepForm {
             image: None,
             env: BTreeMap::new(),
             resources: None,
+            run_as_user: None,
             fix: None,
             mode: None,
             goal: None,
@@ -259,6 +270,7 @@ impl From<Step> for StepForm {
                 form.image = cli.image;
                 form.env = cli.env;
                 form.resources = cli.resources;
+                form.run_as_user = cli.run_as_user;
                 form.fix = cli.fix.then_some(true);
                 form.mode = cli.mode;
             }
@@ -300,6 +312,7 @@ impl TryFrom<StepForm> for Step {
                 image: form.image,
                 env: form.env,
                 resources: form.resources,
+                run_as_user: form.run_as_user,
                 fix: form.fix.unwrap_or(false),
                 mode: form.mode,
             }),
@@ -317,6 +330,7 @@ impl TryFrom<StepForm> for Step {
         Ok(Step {
             name: form.name,
             timeout_ms,
+            is_timeout_in_seconds: form.timeout_seconds.is_some(),
             kind,
         })
     }
