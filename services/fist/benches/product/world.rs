@@ -131,6 +131,7 @@ impl Running {
             shutdown: CancellationToken::new(),
             health: Health::new(),
             metrics: Metrics::new(),
+            spans: service::Spans::default(),
         };
         let task = tokio::spawn(Box::pin(run(service.clone())));
         until(name, async || {
