@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test test-kube test-compose bench bench-kube sim sim-nightly fuzz lint generate fmt deny ci nats-server images \
+.PHONY: help demo test test-kube test-compose bench bench-kube sim sim-nightly chaos fuzz lint generate fmt deny ci nats-server images \
 	compose-up compose-demo compose-down clean
 
 help: ## show this list
@@ -39,6 +39,11 @@ sim-nightly: ## a million histories, and ten thousand storms of runners with gat
 fuzz: ## every fuzz target for FUZZ_SECONDS (300), or those that FUZZ_TARGET is a part of the name of
 	FUZZ_SECONDS="$${FUZZ_SECONDS:-300}" FUZZ_SEED="$${FUZZ_SEED:-$$(date +%s)}" \
 		cargo test --profile "$${FUZZ_PROFILE:-dev}" --workspace --test fuzz --no-fail-fast -- --nocapture
+
+chaos: ## the fault campaign, longer: make chaos CHAOS_MINUTES=30 CHAOS_SERVERS=3 CHAOS_SEED=7; see docs/chaos.md
+	cargo build --workspace --bins
+	$(NATS) CHAOS_MINUTES="$${CHAOS_MINUTES:-5}" CHAOS_SEED="$${CHAOS_SEED:-$$(date +%s)}" \
+		cargo test --package e2e --test e2e chaos:: -- --nocapture
 
 lint: ## formatting and clippy, as CI wants them
 	cargo fmt --all --check

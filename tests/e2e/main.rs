@@ -2,6 +2,7 @@
 //! tidiness of the repository. One test binary, so that it is linked once.
 #![allow(clippy::unwrap_used)]
 
+mod chaos;
 mod chart;
 mod compose;
 mod examples;
@@ -9,6 +10,7 @@ mod install;
 mod kubernetes;
 #[path = "../../services/agent-runner/tests/mock/mod.rs"]
 mod mock;
+mod outages;
 mod product;
 mod recovery;
 mod rights;

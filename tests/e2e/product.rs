@@ -34,9 +34,9 @@ struct Process {
 /// The running product.
 pub struct Product {
     pub nats: TestNats,
-    /// Kept for its life.
-    _postgres: TestPostgres,
-    database: String,
+    pub postgres: TestPostgres,
+    /// Its address.
+    pub database: String,
     directory: TempDir,
     /// Programs that stand for those whose other end is not here.
     stand_ins: String,
@@ -67,7 +67,7 @@ impl Product {
             nats,
             stand_ins: stand_ins(directory.path()),
             database: postgres.create_database("fist"),
-            _postgres: postgres,
+            postgres,
             directory,
             processes: Vec::new(),
             http_ports: Vec::new(),
@@ -217,6 +217,19 @@ impl Product {
         .await
     }
 
+    /// Posts once, without a key; `None` where nobody answers.
+    pub async fn try_post(&self, path: &str, content_type: &str, body: &str) -> Option<reqwest::Response> {
+        let request = self.client.post(self.url(0, path));
+        let request = request.header("content-type", content_type);
+        request.body(body.to_owned()).send().await.ok()
+    }
+
+    /// What the API answers, whatever its status.
+    pub async fn answer(&self, path: &str) -> (u16, String) {
+        let answer = self.client.get(self.url(0, path)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
     /// What the API answers, where it answers.
     pub async fn get(&self, replica: usize, path: &str) -> Option<Value> {
         let answer = self.client.get(self.url(replica, path)).send().await.ok()?;
@@ -281,7 +294,7 @@ pub fn root() -> PathBuf {
 }
 
 /// A service's binary, beside this test's own.
-fn binary(service: &str) -> PathBuf {
+pub fn binary(service: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join(service);
     assert!(

@@ -89,7 +89,7 @@ impl<L: Log> Handler for Runner<L> {
             };
         });
         let came = came?;
-        self.tasks.write_done(&task, came).await
+        self.tasks.write_done(&task, came).await.map(drop)
     }
 
     async fn poisoned(&self, message: LogMessage, trials: u64) -> Result<(), Failure> {

@@ -8,10 +8,12 @@
 //! | `duration_ms` | from its beginning to its end |
 //! | `json` | where stdout is one JSON value of at most 1 MiB |
 //! | `fix` | of a command that passed the fix gate: who proposed it, what ran, what the dry run answered, the outcome |
+//! | `not_stored` | why the output is a shortened one, with no whole anywhere: the object store did not take it |
 //! | `stdout_ref`, `stderr_ref` | where the text is not exactly what was printed: `{"sha256", "bytes"}` of the object in `fist-blobs` that is |
 //!
 //! Invariant: a text that is not all that was printed says so, and where the rest is.
 
+use bus::runner::NotStored;
 use nix::sys::signal::Signal;
 use protocol::{BlobRef, Outcome, StepError, StepFailure, Task, lane::CliWork};
 use serde_json::{Map, Value, json};
@@ -24,6 +26,9 @@ use crate::{
 
 /// Bytes of stdout that are looked at for a JSON value: what `kubectl get -o json` prints of a large object.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
+
+/// Characters of a store's reason.
+const NOT_STORED_CHARS_MAX: usize = 500;
 
 /// How kubectl begins what the API server said.
 const FROM_SERVER: &str = "Error from server";
@@ -248,6 +253,22 @@ pub fn preview(output: &Value, bytes_max: usize) -> Value {
     }
 }
 
+/// The output where the store refused the whole: its preview, which says so.
+pub fn not_stored(refused: NotStored) -> Value {
+    let mut output = refused.preview;
+    let reason: String = refused
+        .error
+        .to_string()
+        .chars()
+        .take(NOT_STORED_CHARS_MAX)
+        .collect();
+    if let Value::Object(fields) = &mut output {
+        let text = format!("this output is shortened, and the whole could not be stored: {reason}");
+        fields.insert("not_stored".into(), text.into());
+    }
+    output
+}
+
 fn shortened(output: &Value, text_bytes_max: usize) -> Value {
     let Value::Object(fields) = output else {
         return Value::Null;
@@ -318,6 +339,24 @@ mod tests {
             Outcome::Failed(error) => format!("{:?}: {}", error.reason, error.message),
             other => format!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_output_that_was_not_stored_says_so() {
+        let refused = NotStored {
+            preview: json!({"stdout": "1 … 9"}),
+            error: bus::LogError::Full {
+                stream: "OBJ_fist-blobs".to_owned(),
+                reason: "maximum bytes exceeded".to_owned(),
+            },
+        };
+        let output = not_stored(refused);
+        assert_eq!(output["stdout"], "1 … 9");
+        let told = output["not_stored"].as_str().unwrap();
+        assert!(
+            told.starts_with("this output is shortened") && told.contains("OBJ_fist-blobs is full"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - Nothing runs for an attempt that has a `done` fact, or for an execution that has ended.
 //! - A gated command is handed to the executor only by the process whose `begun` fact stands, and only once.
+//! - An ordinary command that may run a second time has a `begun` fact before it does; one that ran beside another
+//!   without knowing has it before its task is acknowledged.
 //! - What came of a command is written as long as this process lives: a server that is away is waited for.
 
 use std::{sync::Arc, time::Duration};
@@ -48,10 +50,13 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             Ok(job) => job,
             Err(error) => {
                 let refused = self.tasks.failed(error.reason, error.message);
-                return self.tasks.write_done(&task, refused).await;
+                return self.tasks.write_done(&task, refused).await.map(drop);
             }
         };
         let _running = self.tasks.metrics.step_running("cli");
+        if deliveries > 1 && !job.program.is_gated() {
+            self.record_repeat(&task).await?;
+        }
         let trace = self.tasks.trace(&task);
         let came = Box::pin(self.attempt(&task, &work, &job, &in_hand, &trace)).await;
         trace.end(self.tasks.log.now(), |span| {
@@ -66,7 +71,9 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             };
         });
         let came = came?;
-        self.tasks.write_done(&task, came).await?;
+        if self.tasks.write_done(&task, came).await? == Written::Already {
+            self.record_if_another_ended(&task).await?;
+        }
         self.started_gated.settled(&task);
         self.executor.forget(&job).await;
         Ok(())
@@ -203,6 +210,34 @@ impl<L: Log, E: Executor> Runner<L, E> {
         }
     }
 
+    /// Puts on record that an ordinary attempt may be made more than once, for reasons outside the step: a runner that
+    /// was lost, or could not tell that it lives. (Of a gated one, `begun` says that it is made at all.)
+    async fn record_repeat(&self, task: &Task) -> Result<(), Failure> {
+        let begun = Fact::Begun(Begun {
+            step: task.step.clone(),
+            attempt: task.attempt,
+            runner: self.tasks.instance.clone(),
+        });
+        let payload = encode(self.tasks.log.now(), &begun);
+        if let Written::New(_) = self.tasks.log.write_fact(&task.begun_subject(), payload).await? {
+            tracing::warn!(execution = %task.execution, step = %task.step, attempt = %task.attempt, "the command may run a second time");
+        }
+        Ok(())
+    }
+
+    /// A server that crashed may have forgotten that it delivered a task, and then hands it out as if for the first
+    /// time: who finds the result of another beside its own knows that both ran.
+    async fn record_if_another_ended(&self, task: &Task) -> Result<(), Failure> {
+        let Some(message) = self.tasks.log.last(&task.done_subject().to_string()).await? else {
+            return Ok(());
+        };
+        let stands = decode::<Fact>(&message.payload).map(|envelope| envelope.body);
+        match stands {
+            Ok(Fact::Done(done)) if done.runner == self.tasks.instance => Ok(()),
+            _ => self.record_repeat(task).await,
+        }
+    }
+
     /// What there is to report where another process began this gated attempt, or this one did and may have
     /// started it; `None` where nobody did.
     async fn begun_elsewhere(&self, task: &Task) -> Result<Option<Came>, Failure> {
@@ -277,7 +312,7 @@ impl<L: Log, E: Executor> Runner<L, E> {
         }
         let body = self.tasks.body(value, output::preview).await;
         // A command cannot be run again for the sake of its output.
-        let body = body.unwrap_or_else(|not_stored| Body::Inline(not_stored.preview));
+        let body = body.unwrap_or_else(|refused| Body::Inline(output::not_stored(refused)));
         Came {
             outcome,
             output: Some(body),

@@ -64,6 +64,8 @@ pub enum Command {
     Report(Report),
     /// Deliver alerts again that could not be processed
     Replay(Replay),
+    /// Remove dead letters for good
+    Purge(Purge),
     /// Cancel an execution
     Cancel(Cancel),
     /// Send alerts
@@ -84,7 +86,7 @@ pub enum Command {
     /// Set up NATS
     #[command(subcommand)]
     Nats(Nats),
-    /// Repair the database
+    /// Repair the database, or check it
     #[command(subcommand)]
     Store(Store),
 }
@@ -289,6 +291,25 @@ pub struct Replay {
     /// The dead letters, as `fist get deadletters` lists them
     #[arg(required = true, value_name = "ID", num_args = 1..=500)]
     pub ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist get deadletters
+  fist purge 7 8
+  fist purge --before 30d
+  fist purge --all")]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(false))]
+pub struct Purge {
+    /// The dead letters, as `fist get deadletters` lists them
+    #[arg(value_name = "ID", num_args = 1..=500, group = "which")]
+    pub ids: Vec<String>,
+    /// All that are there now
+    #[arg(long, group = "which")]
+    pub all: bool,
+    /// All that were set aside before: so many days (30d), hours (12h) or minutes (5m) ago, or at a time in RFC 3339
+    #[arg(long, value_name = "AGE|TIME", group = "which")]
+    pub before: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -513,6 +534,17 @@ pub struct NatsInit {
 pub enum Store {
     /// Build the records anew from the log, beside a running `fist up` or other services
     Rebuild(StoreRebuild),
+    /// Compare the records with the log, row by row, and change nothing; exit code 1 where they differ
+    Verify(StoreVerify),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r"Examples:
+  fist store verify
+  fist store verify --nats nats://nats:4222 --database postgres://fist@db/fist")]
+pub struct StoreVerify {
+    #[command(flatten)]
+    pub place: StorePlace,
 }
 
 #[derive(Debug, clap::Args)]
@@ -520,6 +552,13 @@ pub enum Store {
   fist store rebuild
   fist store rebuild --nats nats://nats:4222 --database postgres://fist@db/fist")]
 pub struct StoreRebuild {
+    #[command(flatten)]
+    pub place: StorePlace,
+}
+
+/// Which log and which database.
+#[derive(Debug, clap::Args)]
+pub struct StorePlace {
     /// The directory of the running `fist up` [default: as `fist up` has it]
     #[arg(long, env = "FIST_DIR", value_name = "DIR")]
     pub dir: Option<PathBuf>,

@@ -62,7 +62,11 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     let definitions = Definitions::open(&connection).await?;
     let registry = Registry::new(connection.clone(), definitions, &service.config)?;
     let starter = Starter::new(log.clone(), started.clone(), service.metrics.clone());
-    let admission = Admission::new(log.clone(), service.config.nats.admission_stop_percent);
+    let admission = Admission::new(
+        log.clone(),
+        service.config.nats.admission_stop_percent,
+        service.metrics.clone(),
+    );
     let app = Arc::new(http::App::new(http::Parts {
         service: service.clone(),
         connection: connection.clone(),
@@ -84,7 +88,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
         started,
         registry.clone(),
         starter,
-        admission,
+        admission.clone(),
         &service.config,
         service.metrics.clone(),
     );
@@ -125,6 +129,7 @@ pub async fn run_at(service: Service, listener: tokio::net::TcpListener) -> Resu
     let (worked, watched, (), ()) = tokio::select! {
         ended = Box::pin(serving) => ended,
         never = look_after(&service, &log, queues) => match never {},
+        never = admission.show() => match never {},
     };
     let outcome = worked.and(watched);
     connection.close().await;

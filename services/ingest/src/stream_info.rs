@@ -15,6 +15,12 @@ pub struct BucketState {
 }
 
 impl BucketState {
+    /// How much of the allowed bytes is used, from 0 to 1; 0 without a bound.
+    pub fn filled_ratio(self) -> f64 {
+        self.bytes_max
+            .map_or(0.0, |max| self.bytes as f64 / max.max(1) as f64)
+    }
+
     /// Whether at least `percent` of the allowed bytes are used.
     pub fn is_filled_to(self, percent: u64) -> bool {
         self.bytes_max

@@ -13,6 +13,7 @@ pub mod record;
 mod retention;
 pub mod store;
 pub mod testing;
+pub mod verify;
 
 #[cfg(test)]
 mod samples;
@@ -26,6 +27,7 @@ use service::{Config, Fatal, Service};
 use tokio::task::JoinSet;
 
 pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use verify::{Verified, VerifyError, verify};
 
 use crate::{projector::Projector, query::Answerer, store::Store};
 
@@ -91,6 +93,20 @@ pub async fn run_rebuild(service: Service) -> Result<(), Fatal> {
     );
     connection.close().await;
     Ok(())
+}
+
+/// Compares the database with the log, as `store-writer --verify` does. Changes nothing, and may run beside services.
+///
+/// # Errors
+/// Why it could not be compared, with the remedy; differences are no error.
+pub async fn run_verify(service: Service) -> Result<Verified, Fatal> {
+    let store = open_store(&service.config)?;
+    let Attached { connection, log, .. } = attach(&service).await?;
+    let verified = verify(&log, &*store, &service)
+        .await
+        .map_err(|error| Fatal::new(error.to_string()))?;
+    connection.close().await;
+    Ok(verified)
 }
 
 /// The store that the configuration names. Does not connect yet.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Messages read and written at one time.
-const PAGE_MESSAGES: usize = 1_000;
+pub(crate) const PAGE_MESSAGES: usize = 1_000;
 
 /// What a rebuild did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub(crate) fn horizon_of_an_empty_log(now: Timestamp) -> Horizon {
     }
 }
 
-fn readings(page: &[LogMessage], unreadable: &mut u64) -> Vec<Reading> {
+pub(crate) fn readings(page: &[LogMessage], unreadable: &mut u64) -> Vec<Reading> {
     let mut readings = Vec::with_capacity(page.len());
     for message in page {
         let reading = read(Message {
@@ -113,7 +113,7 @@ fn readings(page: &[LogMessage], unreadable: &mut u64) -> Vec<Reading> {
 }
 
 /// Does `work` until it succeeds, while the database is away.
-async fn patiently<T, Working>(
+pub(crate) async fn patiently<T, Working>(
     service: &Service,
     mut work: impl FnMut() -> Working,
 ) -> Result<T, RebuildError>

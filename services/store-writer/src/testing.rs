@@ -129,6 +129,35 @@ impl TestPostgres {
         self.start_again();
     }
 
+    /// What psql prints for a statement, without headings, a row a line.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn query(&self, database: &str, statement: &str) -> String {
+        let output = self
+            .output(
+                "psql",
+                &[
+                    "-X",
+                    "-A",
+                    "-t",
+                    "-v",
+                    "ON_ERROR_STOP=1",
+                    "-d",
+                    &self.url(database),
+                    "-c",
+                    statement,
+                ],
+            )
+            .expect("psql can be run");
+        assert!(
+            output.status.success(),
+            "psql failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Stops the server at once, as a crash would; its data stay.
     ///
     /// # Panics

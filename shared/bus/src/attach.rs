@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use service::{Fatal, Service, config::Nats};
+use service::{Fatal, Service, clock, config::Nats};
 use tokio::time::Instant;
 
 use crate::{
@@ -22,6 +22,9 @@ const TOPOLOGY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the connection and the queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How many looks lie between two at the server's clock.
+const CLOCK_EVERY_LOOKS: u64 = 15;
 
 /// What a service works with.
 #[derive(Clone)]
@@ -50,12 +53,25 @@ pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     let log = NatsLog::open(&connection)
         .await?
         .with_spans(service.spans.clone());
+    follow_servers_clock(&log).await?;
     let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
         connection,
         log,
         blobs,
     })
+}
+
+/// Goes by the server's clock where this machine's is off.
+async fn follow_servers_clock(log: &NatsLog) -> Result<(), LogError> {
+    let correction_ms = log.clock_correction_ms().await?;
+    if clock::correct_by(correction_ms) {
+        tracing::warn!(
+            correction_ms,
+            "this machine's clock and that of the NATS server differ; times are NATS' from here on: set the clocks (NTP)"
+        );
+    }
+    Ok(())
 }
 
 /// Waits for streams that are not there yet: where everything is installed at once, `fist nats init` runs beside us.
@@ -130,8 +146,14 @@ impl From<Failure> for Fatal {
 pub async fn look_after(service: &Service, log: &NatsLog, durables: &[Durable]) -> Infallible {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = 0_u64;
     loop {
         looks.tick().await;
+        look += 1;
+        if look.is_multiple_of(CLOCK_EVERY_LOOKS) {
+            // A server that is away is asked again; the correction stays as it was.
+            let _ = follow_servers_clock(log).await;
+        }
         let connection = log.connection();
         let away = || format!("not connected to NATS at {}; trying again", connection.url());
         let state = connection.is_connected().then_some(()).ok_or_else(away);

@@ -97,6 +97,12 @@ pub struct StreamState {
 }
 
 impl StreamState {
+    /// How much of the allowed bytes is used, from 0 to 1; 0 without a bound.
+    pub fn filled_ratio(&self) -> f64 {
+        self.bytes_max
+            .map_or(0.0, |max| self.bytes as f64 / max.max(1) as f64)
+    }
+
     /// Whether at least `percent` of the allowed bytes are used.
     pub fn is_filled_to(&self, percent: u64) -> bool {
         self.bytes_max
@@ -411,6 +417,12 @@ pub trait Log: Clone + Send + Sync + 'static {
         &self,
         id: u64,
     ) -> impl Future<Output = Result<Option<StoredDeadLetter>, LogError>> + Send;
+
+    /// Removes one dead letter for good, with what it holds of its message; false where there is none.
+    ///
+    /// # Errors
+    /// [`LogError`]; removing again is safe.
+    fn purge_dead_letter(&self, id: u64) -> impl Future<Output = Result<bool, LogError>> + Send;
 
     /// How full a stream is.
     ///

@@ -87,6 +87,8 @@ pub fn users() -> Vec<User> {
                 Publish("fist.alert.>"),
                 Publish("fist.alerts.*"),
                 Publish("fist.query.>"),
+                // Dead letters that people purge.
+                Publish("$JS.API.STREAM.MSG.DELETE.FIST_DLQ"),
                 Take(INGEST),
                 // The status of Workflow objects.
                 Take(WORKFLOW_STATUS),
@@ -159,6 +161,8 @@ pub fn users() -> Vec<User> {
             vec![
                 Take(STORE_WRITER),
                 Keep(TRIALS_BUCKET),
+                // Answers that fit no message.
+                Publish(ALL_BLOBS),
                 ReadBlobs,
                 Look,
                 Answer("fist.query.>"),

@@ -196,6 +196,9 @@ pub struct Sizes {
     pub alerts_bytes_max: u64,
     /// Bytes of large bodies.
     pub blobs_bytes_max: u64,
+    /// How long large bodies are kept; what is put again meanwhile lives for half of it anew. More than twice as long
+    /// as the log may name one.
+    pub blobs_max_age: Duration,
     /// How long a start is remembered after it was last seen.
     pub started_max_age: Duration,
 }
@@ -209,6 +212,7 @@ impl Default for Sizes {
             log_bytes_max: 8 << 30,
             alerts_bytes_max: 1 << 30,
             blobs_bytes_max: 8 << 30,
+            blobs_max_age: Duration::from_secs(528 * 3600),
             started_max_age: Duration::from_secs(90 * 24 * 3600),
         }
     }
@@ -365,6 +369,7 @@ pub(crate) fn blobs_config(sizes: &Sizes) -> object_store::Config {
     object_store::Config {
         bucket: BLOBS_BUCKET.to_owned(),
         description: Some("Punching Fist: bodies over 64 KiB, by their sha256".to_owned()),
+        max_age: sizes.blobs_max_age,
         max_bytes: signed(sizes.blobs_bytes_max),
         num_replicas: usize::from(sizes.replicas),
         ..object_store::Config::default()

@@ -213,6 +213,20 @@ async fn one_command_for_each_fact_while_a_server_dies() {
         .expect("two of three are enough");
     cluster.spawn(1);
 
+    // Behind the log's end there is nothing, and that is an answer.
+    let mut next = 1;
+    let walking = async {
+        loop {
+            let page = log.read_from(next, 100).await.unwrap();
+            match page.last() {
+                Some(last) => next = last.seq + 1,
+                None => return,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, walking).await.expect("an end");
+    assert_eq!(u64::from(6 * rounds * 2) + 1, next);
+
     // Every fact reaches the consumer.
     let opening = async {
         // Its leader may have been the server that died, and another is not elected yet.

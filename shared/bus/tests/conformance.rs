@@ -860,6 +860,11 @@ async fn dead_letters(log: impl Log) {
     let found = log.dead_letter_by_id(before).await.unwrap().unwrap();
     assert_eq!(found, newest[2]);
     assert_eq!(found.letter, letter(3));
+    assert!(log.purge_dead_letter(before).await.unwrap());
+    assert!(!log.purge_dead_letter(before).await.unwrap());
+    assert!(!log.purge_dead_letter(99).await.unwrap());
+    assert_eq!(log.dead_letter_by_id(before).await.unwrap(), None);
+    assert_eq!(ids(log.dead_letters(None, 10).await.unwrap()), [5, 4, 2, 1]);
 }
 
 async fn consumer_state(log: impl Log) {

@@ -134,7 +134,9 @@ async fn every_service_can_do_its_part() {
         .await
         .unwrap();
     ingest.dead_letter(letter("ingest")).await.unwrap();
-    assert_eq!(ingest.dead_letters(None, 5).await.unwrap().len(), 1);
+    let letters = ingest.dead_letters(None, 5).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert!(ingest.purge_dead_letter(letters[0].id).await.unwrap());
     let definitions = Definitions::open(&connection).await.unwrap();
     definitions
         .put(&ns, &WorkflowName::new("a").unwrap(), Bytes::from("{}"))

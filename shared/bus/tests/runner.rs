@@ -342,6 +342,7 @@ impl Handler for Waiting {
         self.tasks
             .write_done(&task, self.tasks.failed(reason, "ended"))
             .await
+            .map(drop)
     }
 }
 

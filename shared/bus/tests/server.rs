@@ -1,7 +1,7 @@
 //! What only a real server shows: setting up, restarts, and texts of its errors.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use bus::{
     Appended, Blobs, Change, ConnectError, Connection, Definitions, Inbox, Log, LogError, NatsLog, Position,
@@ -243,6 +243,165 @@ async fn blobs_are_put_once_and_checked() {
         bytes: 5,
     };
     assert_eq!(blobs.get(&absent).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_servers_clock_is_asked_and_one_of_the_same_machine_needs_no_correction() {
+    let (_server, connection) = TestNats::ready().await;
+    let log = NatsLog::open(&connection).await.unwrap();
+    assert_eq!(log.clock_correction_ms().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_follower_that_is_slow_misses_nothing() {
+    const MESSAGES: u32 = 1_500;
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("nats.conf");
+    // The server drops clients for which more than this waits.
+    std::fs::write(
+        &config,
+        "max_pending: 9MB\njetstream { store_dir: $NATS_STORE_DIR }\n",
+    )
+    .unwrap();
+    let server = TestNats::start_with(Some(config), Vec::new()).await;
+    let connection = server.connect().await;
+    topology::init(&connection, &Sizes::small()).await.unwrap();
+    let log = NatsLog::open(&connection).await.unwrap();
+    let (namespace, id) = execution(1);
+    let filter = protocol::subjects::facts_filter(&namespace, id);
+    // Its connection is its own, and nobody reads from it while 30 MB are written.
+    let slow = NatsLog::open(&server.connect().await).await.unwrap();
+    let mut follow = slow.follow(vec![filter], Position::All).await.unwrap();
+    for n in 1..=MESSAGES {
+        let fact = Subject::CancelRequest(namespace.clone(), id, n);
+        log.write_fact(&fact, vec![b'x'; 20_000]).await.unwrap();
+    }
+    for expected in 1..=u64::from(MESSAGES) {
+        let next = tokio::time::timeout(PATIENCE, follow.next());
+        assert_eq!(next.await.unwrap().unwrap().unwrap().seq, expected);
+    }
+}
+
+/// A file system of its own, which is full soon; gone with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, after one loud line, where this process may not mount one.
+    fn mount(bytes: u64) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "none"])
+            .arg(directory.path())
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(directory)),
+            refused => {
+                // Containers mostly may not, in CI neither.
+                eprintln!("SKIPPED: a full disk was not tried, since none can be mounted: {refused:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_keeps_what_was_acknowledged() {
+    let Some(disk) = SmallDisk::mount(24 << 20) else {
+        return;
+    };
+    let store = disk.0.path().join("store");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("nats.conf");
+    // The server believes that there is room.
+    let text = format!(
+        "jetstream {{ store_dir: {:?}, max_file_store: 20GB }}",
+        store.display().to_string()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut server = TestNats::start_with(Some(config), Vec::new()).await;
+    let connection = server.connect().await;
+    topology::init(&connection, &Sizes::small()).await.unwrap();
+    let log = NatsLog::open(&connection).await.unwrap();
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1_u8; 12 << 20]).unwrap();
+    let source = protocol::SourceName::new("web").unwrap();
+    let mut taken = 0;
+    let error = loop {
+        match log.publish_intake(&source, vec![b'x'; 900_000]).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 30, "a disk of 24 MiB took it all");
+    };
+    // Which intake answers with 503 and Retry-After: the sender sends it again.
+    assert!(taken > 0 && error.is_transient(), "{taken} taken, then {error:?}");
+    // There is room again, and the server is started anew, as its own log asks for.
+    std::fs::remove_file(&ballast).unwrap();
+    server.restart().await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while let Err(error) = log.publish_intake(&source, b"after".to_vec()).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+    }
+    // What was acknowledged is there; what was not may be there as well.
+    let state = log.stream_state(StreamId::Alerts).await.unwrap();
+    assert!(state.messages > taken, "{taken} taken, {state:?}");
+    connection.close().await;
+    drop(server);
+}
+
+/// The messages of the store of large bodies: how many, and the first one's sequence.
+async fn blob_messages(connection: &Connection) -> (u64, u64) {
+    let context = async_nats::jetstream::new(connection.client().clone());
+    let stream = context.get_stream("OBJ_fist-blobs").await.unwrap();
+    let state = &stream.cached_info().state;
+    (state.messages, state.first_sequence)
+}
+
+#[tokio::test]
+async fn blobs_go_by_age_and_what_is_put_again_late_is_written_anew() {
+    let (_server, connection) = TestNats::ready().await;
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let context = async_nats::jetstream::new(connection.client().clone());
+    let stream = async || context.get_stream("OBJ_fist-blobs").await.unwrap();
+    // As an installation has it that is older than their age.
+    let mut former = stream().await.cached_info().config.clone();
+    former.max_age = Duration::ZERO;
+    context.update_stream(former).await.unwrap();
+    let sizes = Sizes {
+        blobs_max_age: hours(400),
+        ..Sizes::small()
+    };
+    topology::init(&connection, &sizes).await.unwrap();
+    assert_eq!(stream().await.cached_info().config.max_age, hours(400));
+
+    fn later(hours: i64) -> protocol::Timestamp {
+        protocol::Timestamp::from_millis(service::clock::now().as_millis() + hours * 3_600_000)
+    }
+    let blobs = Blobs::open(&connection).await.unwrap();
+    let young = Blobs::open_at(&connection, || later(199)).await.unwrap();
+    let old = Blobs::open_at(&connection, || later(201)).await.unwrap();
+    let content = Bytes::from(vec![7_u8; 300_000]);
+    let blob = blobs.put(content.clone()).await.unwrap();
+    // Three chunks, and what describes them.
+    assert_eq!(blob_messages(&connection).await, (4, 1));
+    assert_eq!(young.put(content.clone()).await.unwrap(), blob);
+    assert_eq!(blob_messages(&connection).await, (4, 1));
+    assert_eq!(old.put(content.clone()).await.unwrap(), blob);
+    // The former chunks stay until they are of age.
+    assert_eq!(blob_messages(&connection).await, (7, 1));
+    assert_eq!(blobs.get(&blob).await.unwrap(), Some(content.clone()));
+    // As age takes them.
+    stream().await.purge().sequence(5).await.unwrap();
+    assert_eq!(blob_messages(&connection).await, (4, 5));
+    assert_eq!(blobs.get(&blob).await.unwrap(), Some(content));
+    stream().await.purge().await.unwrap();
+    assert_eq!(blobs.get(&blob).await.unwrap(), None);
 }
 
 #[tokio::test]

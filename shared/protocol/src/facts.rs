@@ -17,7 +17,7 @@ use crate::{
 pub enum Fact {
     /// An execution was accepted.
     Start(Box<Start>),
-    /// An attempt that must not be made twice is about to be made.
+    /// An attempt that must not be made twice is about to be made, or any other may be made a second time.
     Begun(Begun),
     /// A runner finished an attempt.
     Done(Done),
@@ -65,7 +65,8 @@ pub struct Input {
     pub alert: Option<Map<String, Value>>,
 }
 
-/// Written by a runner before an attempt with effects that must not happen twice.
+/// Written by a runner before an attempt with effects that must not happen twice; and on any other attempt, when it
+/// may be made more than once because a runner or the server was lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Begun {
     /// Which step.

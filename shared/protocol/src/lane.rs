@@ -83,7 +83,7 @@ impl Task {
         Subject::Done(namespace, self.execution, step, self.attempt)
     }
 
-    /// Where the fact stands that the attempt is made, for one that must not be made twice.
+    /// Where the fact stands that the attempt is made, for one that must not be made twice, or made again.
     pub fn begun_subject(&self) -> Subject {
         let (namespace, step) = (self.namespace.clone(), self.step.clone());
         Subject::Begun(namespace, self.execution, step, self.attempt)

@@ -65,6 +65,7 @@ struct Inner {
     steps_running: Gauges<1>,
     queue_messages: Gauges<1>,
     queue_oldest_seconds: Seconds<1>,
+    stream_filled: Seconds<1>,
     deliveries: Counters<1>,
     redeliveries: Counters<1>,
     dead_letters: Counters<1>,
@@ -169,6 +170,12 @@ impl Metrics {
                 &mut registry,
                 "queue_oldest_age_seconds",
                 "Age of the oldest message that waits for a consumer",
+                Family::default(),
+            ),
+            stream_filled: add(
+                &mut registry,
+                "stream_filled_ratio",
+                "Part of the bytes that a stream may hold which is used, from 0 to 1",
                 Family::default(),
             ),
             deliveries: add(
@@ -341,6 +348,12 @@ impl Metrics {
             .queue_oldest_seconds
             .get_or_create(&labels)
             .set(oldest.as_secs_f64());
+    }
+
+    /// How much of what a stream may hold is used, from 0 to 1.
+    pub fn stream_filled(&self, stream: &str, ratio: f64) {
+        let labels = [("stream", self.bounded("stream", stream))];
+        self.inner.stream_filled.get_or_create(&labels).set(ratio);
     }
 
     /// A message has been delivered, for the n-th time (from 1).

@@ -127,6 +127,7 @@ fn filled() -> Metrics {
     std::mem::forget(metrics.step_running("agent"));
     metrics.queue("cli", 7, second);
     metrics.delivery("cli", 1);
+    metrics.stream_filled("FIST_LOG", 0.5);
     metrics.delivery("cli", 2);
     metrics.dead_letter("scheduler");
     metrics.http_request("/api/v1/executions/{id}", "GET", 200, second);
@@ -162,6 +163,7 @@ async fn metrics_are_served_filled() {
         r#"fist_steps_running{type="agent"} 1"#,
         r#"fist_queue_messages{consumer="cli"} 7"#,
         r#"fist_queue_oldest_age_seconds{consumer="cli"} 1.5"#,
+        r#"fist_stream_filled_ratio{stream="FIST_LOG"} 0.5"#,
         r#"fist_deliveries_total{consumer="cli"} 2"#,
         r#"fist_redeliveries_total{consumer="cli"} 1"#,
         r#"fist_dead_letters_total{consumer="scheduler"} 1"#,

@@ -46,6 +46,8 @@ use prompt::Opening;
 use reserve::NoRoom;
 use transcript::{Journal, Point, Standing, ToolPoint};
 
+/// What is told where a result was kept whole, and is no more.
+const GONE: &str = "[the whole result is kept no more; this is the part that was shown]\n";
 /// Calls of one turn that run at one time.
 const CALLS_AT_ONCE: usize = 4;
 /// Calls that one answer may ask for; more are not looked at.
@@ -632,8 +634,12 @@ impl Investigation<'_> {
                     None => None,
                 };
                 let text = whole.as_ref().unwrap_or(&earlier.text);
+                let mut shown = ask.show(text, self.toolbox.output_bytes_max());
+                if earlier.whole.is_some() && whole.is_none() {
+                    shown.insert_str(0, GONE);
+                }
                 Given {
-                    text: ask.show(text, self.toolbox.output_bytes_max()),
+                    text: shown,
                     whole: None,
                     is_error: false,
                     outcome: "ok",
@@ -671,7 +677,7 @@ impl Investigation<'_> {
             );
         }
         let whole = match given.whole {
-            Some(whole) => Some(self.journal.keep(whole).await?),
+            Some(whole) => self.journal.keep(whole).await?,
             None => None,
         };
         Ok(ToolPoint {

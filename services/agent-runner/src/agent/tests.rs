@@ -163,14 +163,14 @@ impl Journal for Dying {
         })
     }
 
-    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<Option<BlobRef>, Failure>> {
         let mut kept = self.kept.lock().unwrap();
         kept.push(text);
         let whole = BlobRef {
             sha256: format!("{:064x}", kept.len() - 1),
             bytes: kept[kept.len() - 1].len() as u64,
         };
-        Box::pin(async { Ok(whole) })
+        Box::pin(async { Ok(Some(whole)) })
     }
 
     fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {
@@ -356,7 +356,7 @@ async fn another_process_at_the_same_investigation_is_left_to_it() {
         fn write<'a>(&'a self, k: u32, point: &'a Point) -> BoxFuture<'a, Result<bool, Failure>> {
             self.0.write(k, point)
         }
-        fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
+        fn keep(&self, text: String) -> BoxFuture<'_, Result<Option<BlobRef>, Failure>> {
             self.0.keep(text)
         }
         fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {

@@ -4,7 +4,7 @@
 //! - A point is in the log before it is used; so whoever reads the log knows all that has happened.
 //! - Where the investigation stands is a function of its points, and of nothing else.
 
-use bus::{Blobs, Failure, Log, Written};
+use bus::{Blobs, Failure, Log, LogError, Written};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use protocol::{
@@ -55,8 +55,8 @@ pub trait Journal: Send + Sync {
     fn read(&self) -> BoxFuture<'_, Result<Vec<Point>, Failure>>;
     /// Writes point `k`; false where another point stands there already.
     fn write<'a>(&'a self, k: u32, point: &'a Point) -> BoxFuture<'a, Result<bool, Failure>>;
-    /// Keeps a whole result beside the record.
-    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>>;
+    /// Keeps a whole result beside the record; `None` where there is no room for it.
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<Option<BlobRef>, Failure>>;
     /// What was kept; `None` where it is not there any more.
     fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>>;
     /// Tells whoever is watching; lossy.
@@ -116,8 +116,18 @@ impl<L: Log> Journal for LogJournal<'_, L> {
         })
     }
 
-    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
-        Box::pin(async { Ok(self.blobs.put(Bytes::from(text)).await?) })
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<Option<BlobRef>, Failure>> {
+        Box::pin(async {
+            match self.blobs.put(Bytes::from(text)).await {
+                Ok(blob) => Ok(Some(blob)),
+                // The shown part is in the record, and there may be no room for longer than the step has.
+                Err(error @ LogError::Full { .. }) => {
+                    tracing::warn!(%error, "the whole of a tool's result is not kept");
+                    Ok(None)
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {
@@ -198,11 +208,22 @@ impl<L: Log> LogJournal<'_, L> {
         if json.len() <= INLINE_BYTES_MAX {
             return Ok(Body::Inline(value));
         }
-        let blob = self.blobs.put(json.into()).await?;
-        Ok(Body::Blob {
-            blob,
-            preview: Value::String(cut(text.to_owned(), PREVIEW_BYTES_MAX)),
-        })
+        let preview = cut(text.to_owned(), PREVIEW_BYTES_MAX);
+        match self.blobs.put(json.into()).await {
+            Ok(blob) => Ok(Body::Blob {
+                blob,
+                preview: Value::String(preview),
+            }),
+            // What was found out so far is worth more than the whole of one result: waiting for room could take
+            // longer than the step has.
+            Err(error @ LogError::Full { .. }) => {
+                tracing::warn!(%error, "a tool's result is kept shortened only");
+                Ok(Body::Inline(Value::String(format!(
+                    "{preview}\n[shortened: the whole could not be stored: {error}]"
+                ))))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -418,8 +418,8 @@ impl Journal for InMemory {
         })
     }
 
-    fn keep(&self, text: String) -> BoxFuture<'_, Result<BlobRef, Failure>> {
-        Box::pin(async { Ok(self.wholes.put(text.into()).await?) })
+    fn keep(&self, text: String) -> BoxFuture<'_, Result<Option<BlobRef>, Failure>> {
+        Box::pin(async { Ok(Some(self.wholes.put(text.into()).await?)) })
     }
 
     fn kept<'a>(&'a self, whole: &'a BlobRef) -> BoxFuture<'a, Result<Option<String>, Failure>> {

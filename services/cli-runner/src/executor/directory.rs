@@ -154,12 +154,7 @@ impl WorkDir {
 
     /// The record of `name`.
     pub fn record(&self, name: &str) -> Found {
-        match fs::read(self.record_path(name)) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_or(Found::Torn, |record| Found::Whole(Box::new(record)))
-            }
-            Err(_) => Found::Nothing,
-        }
+        found(&self.record_path(name))
     }
 
     /// The right to clear away what dead runners left, which one process has at a time: two that judged the
@@ -185,6 +180,19 @@ impl WorkDir {
         }
     }
 
+    /// Drafts of records: who was killed between writing one and putting it in its place left it behind.
+    pub fn drafts(&self) -> io::Result<Vec<(PathBuf, Found)>> {
+        let mut drafts = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let file = path.file_name().and_then(|file| file.to_str());
+            if file.is_some_and(|file| file.starts_with(".workflow-cli-")) {
+                drafts.push((path.clone(), found(&path)));
+            }
+        }
+        Ok(drafts)
+    }
+
     /// Names of all commands that have a record.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -205,6 +213,15 @@ impl WorkDir {
             leader,
             home: self.home(name),
         }
+    }
+}
+
+fn found(path: &Path) -> Found {
+    match fs::read(path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_or(Found::Torn, |record| Found::Whole(Box::new(record)))
+        }
+        Err(_) => Found::Nothing,
     }
 }
 
@@ -275,6 +292,16 @@ mod tests {
             "no drafts, no records, no directories"
         );
         assert!(matches!(work_dir.claim(name, &record()).unwrap(), Claim::Ours(_)));
+    }
+
+    #[test]
+    fn drafts_that_were_left_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let work_dir = WorkDir::open(root.path()).unwrap();
+        let draft = work_dir.draft("workflow-cli-x", &record()).unwrap();
+        let found = work_dir.drafts().unwrap();
+        assert_eq!(found, [(draft, Found::Whole(Box::new(record())))]);
+        assert_eq!(work_dir.names().unwrap(), Vec::<String>::new());
     }
 
     #[test]

@@ -72,6 +72,11 @@ pub struct Local {
     place: String,
 }
 
+fn is_older_than(path: &Path, age: Duration) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
+
 impl Local {
     /// Makes the working directory ready.
     ///
@@ -234,6 +239,7 @@ impl Executor for Local {
         let names = self.work_dir.names().map_err(|error| {
             ExecutorError::Infrastructure(format!("cli.work_dir cannot be read: {error}"))
         })?;
+        self.remove_left_drafts();
         let mut swept = Swept::default();
         for name in names.iter().filter(|name| self.is_left_over(name)) {
             match self.clear_if_left_over(name).await {
@@ -250,6 +256,22 @@ impl Executor for Local {
 }
 
 impl Local {
+    /// A draft lasts a moment while its writer lives; whose writer is dead belongs to nobody.
+    fn remove_left_drafts(&self) {
+        for (path, found) in self.work_dir.drafts().unwrap_or_default() {
+            let is_left_over = match found {
+                Found::Nothing => false,
+                // Perhaps being written just now, or by a dead writer: the age tells.
+                Found::Torn => is_older_than(&path, FOREIGN_KEPT),
+                Found::Whole(record) if record.place == self.place => !record.runner.is_alive(),
+                Found::Whole(record) => clock::now() > record.deadline.after(FOREIGN_KEPT),
+            };
+            if is_left_over && let Err(error) = std::fs::remove_file(&path) {
+                tracing::debug!(path = %path.display(), %error, "a draft could not be removed");
+            }
+        }
+    }
+
     /// Follows a started command to its end, and ends what it leaves.
     async fn attend(
         &self,

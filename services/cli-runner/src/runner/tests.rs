@@ -9,6 +9,7 @@ use bus::{
     sim::{Faults, SimBroker, SimLog},
     topology,
 };
+use futures_util::future::BoxFuture;
 use protocol::{
     Append, Attempt, Cause, Done, ExecutionId, LaneAction, Namespace, Outcome, Subject, TaskType, Timestamp,
     WorkflowName,
@@ -26,6 +27,8 @@ struct Says {
     next: Mutex<Vec<Result<Finished, ExecutorError>>>,
     /// What is left of a former run.
     left: Mutex<Vec<Result<Finished, ExecutorError>>>,
+    /// What happens elsewhere while the command runs.
+    meanwhile: Mutex<Option<BoxFuture<'static, ()>>>,
     runs: AtomicUsize,
     forgotten: AtomicUsize,
 }
@@ -33,6 +36,10 @@ struct Says {
 impl Executor for Says {
     async fn run(&self, _: &Job, _: &Stop, _: &LiveSink) -> Result<Finished, ExecutorError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
         self.next
             .lock()
             .unwrap()
@@ -132,7 +139,30 @@ impl Bench {
     }
 
     async fn handle(&self) -> Result<(), Failure> {
-        self.runner.handle(self.message(), 1).await
+        self.handle_delivery(1).await
+    }
+
+    async fn handle_delivery(&self, deliveries: u64) -> Result<(), Failure> {
+        self.runner.handle(self.message(), deliveries).await
+    }
+
+    /// Whether it is on record that the attempt is made, or made again.
+    async fn is_begun(&self) -> bool {
+        let subject = self.task.begun_subject().to_string();
+        self.runner.tasks.log.last(&subject).await.unwrap().is_some()
+    }
+
+    /// The fact of the attempt's end, written by `runner` while the command of this one runs.
+    async fn ends_meanwhile_by(&self, runner: &str) {
+        let other = Tasks {
+            instance: runner.to_owned(),
+            ..self.runner.tasks.clone()
+        };
+        let came = other.failed(StepFailure::Command, "another's");
+        let (task, executor) = (self.task.clone(), &self.runner.executor);
+        *executor.meanwhile.lock().unwrap() = Some(Box::pin(async move {
+            other.write_done(&task, came).await.unwrap();
+        }));
     }
 
     fn runs(&self) -> usize {
@@ -237,6 +267,35 @@ async fn what_passes_is_tried_again_until_the_deadline() {
     bench.handle().await.unwrap();
     let text = "Timeout: timed out after 1 minute (timeout_minutes: 1), before a runner could begin it";
     assert_eq!((bench.ended().await.as_str(), bench.runs()), (text, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_may_run_a_second_time_is_on_record() {
+    let bench = Bench::plain().says(Ok(finished()));
+    bench.handle().await.unwrap();
+    assert!(!bench.is_begun().await, "the usual case costs no fact");
+
+    let bench = Bench::plain().says(Ok(finished()));
+    bench.handle_delivery(2).await.unwrap();
+    assert!(bench.is_begun().await);
+
+    // Settled already: nothing runs, and nothing is to be recorded.
+    let bench = Bench::plain().says(Ok(finished()));
+    bench.handle().await.unwrap();
+    bench.handle_delivery(2).await.unwrap();
+    assert!(!bench.is_begun().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_ran_beside_another_s_is_on_record() {
+    // The server forgot that it had delivered the task: both deliveries are the first.
+    for (runner, is_recorded) in [("that/2", true), ("this/1", false)] {
+        let bench = Bench::plain().says(Ok(finished()));
+        bench.ends_meanwhile_by(runner).await;
+        bench.handle().await.unwrap();
+        assert_eq!(bench.is_begun().await, is_recorded, "{runner}");
+        assert_eq!(bench.ended().await, "Command: another's", "the first stands");
+    }
 }
 
 #[tokio::test(start_paused = true)]

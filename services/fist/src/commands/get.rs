@@ -299,7 +299,7 @@ fn status(text: &str) -> Result<ExecutionStatus, Failure> {
     })
 }
 
-fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
+pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
     serde_json::from_str(&answer.text).map_err(|error| {
         Failure::no_server(format!(
             "the server's answer cannot be read ({error}): is --server right, and of this version?"

@@ -12,6 +12,7 @@ mod get;
 mod health;
 mod logs;
 mod nats;
+mod purge;
 mod replay;
 mod report;
 mod run;
@@ -39,6 +40,7 @@ pub async fn run(args: Args) -> Outcome {
         Command::Watch(asked) => follow::watch(&client()?, &asked).await,
         Command::Logs(asked) => logs::run(&client()?, &asked).await,
         Command::Replay(asked) => replay::run(&client()?, &asked).await,
+        Command::Purge(asked) => purge::run(&client()?, &asked).await,
         Command::Report(asked) => report::run(&client()?, &asked).await,
         Command::Cancel(asked) => cancel::run(&client()?, &asked).await,
         Command::Alert(Alert::Send(asked)) => alert::send(&client()?, asked).await,
@@ -50,7 +52,8 @@ pub async fn run(args: Args) -> Outcome {
         Command::Health(_) => health::run(&client()?).await,
         Command::Nats(Nats::Init(asked)) => nats::init(asked).await,
         Command::Nats(Nats::Users) => nats::users(),
-        Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked)).await,
+        Command::Store(Store::Rebuild(asked)) => Box::pin(store::rebuild(asked.place)).await,
+        Command::Store(Store::Verify(asked)) => Box::pin(store::verify(asked.place)).await,
     }
 }
 

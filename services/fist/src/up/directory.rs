@@ -34,6 +34,9 @@ pub struct Running {
     pub password: Option<String>,
     /// Where the records are.
     pub database: String,
+    /// How the consumer is called that remembers how far they are; absent where an older build wrote this.
+    #[serde(default)]
+    pub consumer: Option<String>,
 }
 
 const LOCK: &str = "lock";
@@ -124,6 +127,7 @@ impl Directory {
                 .as_ref()
                 .map(|password| password.expose().to_owned()),
             database: config.database.url.expose().to_owned(),
+            consumer: Some(config.database.consumer.clone()),
         };
         let text = serde_json::to_string_pretty(&running)
             .map_err(|error| Failure::failed(format!("{NATS} cannot be written: {error}")))?;

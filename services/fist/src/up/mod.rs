@@ -206,6 +206,7 @@ fn sizes(config: &Config) -> Sizes {
         log_bytes_max: nats.log_bytes_max,
         alerts_bytes_max: nats.alerts_bytes_max,
         blobs_bytes_max: nats.blobs_bytes_max,
+        blobs_max_age: Duration::from_secs(nats.blobs_max_age_hours() * 3600),
         started_max_age: Duration::from_secs(config.ingest.started_days * 24 * 3600),
     }
 }

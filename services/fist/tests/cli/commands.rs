@@ -231,6 +231,18 @@ async fn alerts_are_sent_recorded_and_counted() {
             .count(),
         1
     );
+    let said = up.says(&["purge", "7", "deadletter/8"]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert!(
+        said.err.contains("there is no dead letter 7") && said.err.contains("there is no dead letter 8"),
+        "{said:?}"
+    );
+    assert_eq!(
+        up.prints(&["purge", "--all"]).await,
+        "there is no such dead letter\n"
+    );
+    assert_eq!(up.says(&["purge", "--all", "7"]).await.code, 2);
+    assert_eq!(up.says(&["purge", "--before", "soon"]).await.code, 2);
     // Each is tried, and each refusal told.
     let said = up.says(&["replay", "7", "deadletter/8"]).await;
     assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
@@ -562,5 +574,9 @@ async fn the_records_are_built_anew_from_the_log() {
     assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(up.ended(&id).await, before);
     assert_ne!(before["outputs"], json!(null));
+    // What is built anew is equal to the log, and what somebody changes by hand is not.
+    let verify = ["store", "verify", "--dir", up.dir.to_str().unwrap()];
+    let said = up.prints(&verify).await;
+    assert!(said.contains("says what the log says: 1 executions"), "{said}");
     up.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Dead letters: messages that could not be processed, with the reason; read, and replayed where that can do good.
+//! Dead letters: messages that could not be processed, with the reason; read, replayed where that can do good, purged.
 //!
 //! Invariant: only an alert is replayed, as it came: whatever it starts is derived from the alert, so that replaying it
 //! twice starts nothing twice. What else is set aside has had its consequence: its execution has ended with it.
@@ -77,6 +77,26 @@ pub async fn replay(app: Arc<App>, call: Call) -> Answer {
     let delivery = webhooks::made_durable(&app, &source, letter.payload.into_bytes(), call.caller()).await?;
     let body = json!({"id": id, "subject": letter.subject, "delivery": delivery});
     super::json(StatusCode::ACCEPTED, &body)
+}
+
+/// Removes one for good.
+pub async fn purge(app: Arc<App>, call: Call) -> Answer {
+    let StoredDeadLetter { id, letter, .. } = found(&app, call.path("id")).await?;
+    if !app.log.purge_dead_letter(id).await? {
+        return Err(Problem::not_found(format!("there is no dead letter {id}")));
+    }
+    // The message itself may quote secrets: the audit says which one it was, not what it said.
+    tracing::info!(
+        target: "audit",
+        id,
+        subject = letter.subject,
+        consumer = letter.consumer,
+        stream = letter.stream,
+        seq = letter.seq,
+        "a dead letter was purged"
+    );
+    let body = json!({"result": "purged", "id": id, "subject": letter.subject});
+    super::json(StatusCode::OK, &body)
 }
 
 /// What to do about a message that cannot be replayed.

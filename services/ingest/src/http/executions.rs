@@ -99,7 +99,16 @@ pub async fn report(app: Arc<App>, call: Call) -> Answer {
     for output in view.steps.iter_mut().filter_map(|step| step.output.as_mut()) {
         make_whole(&app.blobs, output, &mut left).await;
     }
-    let text = protocol::report::markdown(&view);
+    let mut text = protocol::report::markdown(&view);
+    for step in &view.steps {
+        if step
+            .output
+            .as_ref()
+            .is_some_and(|output| output.get("gone").is_some())
+        {
+            text.push_str(&format!("\nOf the output of step `{}`, {GONE}.\n", step.name));
+        }
+    }
     Ok(with_type(StatusCode::OK, "text/markdown; charset=utf-8", text))
 }
 
@@ -112,17 +121,40 @@ async fn make_whole(blobs: &Blobs, output: &mut Value, left: &mut u64) {
     let Some(rest) = left.checked_sub(bytes) else {
         return;
     };
-    if let Some(whole) = whole(blobs, blob).await {
-        *output = whole;
-        *left = rest;
+    match whole(blobs, blob).await {
+        Whole::Here(whole) => {
+            *output = whole;
+            *left = rest;
+        }
+        Whole::Gone => output["gone"] = GONE.into(),
+        Whole::Unread => {}
     }
 }
 
-/// A large body that a record refers to; `None` where it cannot be read.
-pub async fn whole(blobs: &Blobs, blob: &Value) -> Option<Value> {
-    let blob: BlobRef = serde_json::from_value(blob.clone()).ok()?;
-    let bytes = blobs.get(&blob).await.ok()??;
-    serde_json::from_slice(&bytes).ok()
+/// What is said in place of a body that has been kept for as long as bodies are.
+pub const GONE: &str =
+    "the whole is kept no more (nats.blobs_max_age_hours); this is what the record has of it";
+
+/// A large body that a record refers to.
+pub enum Whole {
+    /// Itself.
+    Here(Value),
+    /// It has left the object store, and does not come back.
+    Gone,
+    /// It cannot be read, just now at least.
+    Unread,
+}
+
+/// Reads one.
+pub async fn whole(blobs: &Blobs, blob: &Value) -> Whole {
+    let Ok(blob) = serde_json::from_value::<BlobRef>(blob.clone()) else {
+        return Whole::Unread;
+    };
+    match blobs.get(&blob).await {
+        Ok(Some(bytes)) => serde_json::from_slice(&bytes).map_or(Whole::Unread, Whole::Here),
+        Ok(None) => Whole::Gone,
+        Err(_) => Whole::Unread,
+    }
 }
 
 /// The execution that an id, whole or shortened, means.

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, App, Call, events, executions, problem::Problem, with_type};
+use super::{Answer, App, Call, events, executions, executions::Whole, problem::Problem, with_type};
 use crate::story::{Event, Story};
 
 /// Pieces that wait for a slow reader.
@@ -276,9 +276,13 @@ async fn printed(
     error: Option<&str>,
     message: Option<&str>,
 ) -> String {
-    let whole = match output.and_then(|output| output.get("blob")) {
-        Some(blob) => executions::whole(blobs, blob).await,
-        None => None,
+    let (whole, is_gone) = match output.and_then(|output| output.get("blob")) {
+        Some(blob) => match executions::whole(blobs, blob).await {
+            Whole::Here(whole) => (Some(whole), false),
+            Whole::Gone => (None, true),
+            Whole::Unread => (None, false),
+        },
+        None => (None, false),
     };
     let preview = output.and_then(|output| output.get("preview").filter(|_| output.get("blob").is_some()));
     let mut text = String::new();
@@ -305,11 +309,19 @@ async fn printed(
         Some(Value::Null) | None => {}
         Some(other) => add(&other.to_string()),
     }
+    if is_gone {
+        add(&gone());
+    }
     add(message.unwrap_or_default());
     if let Some(error) = error {
         add(&format!("error: {error}"));
     }
     text
+}
+
+/// A line in place of what has been kept for as long as large bodies are.
+fn gone() -> String {
+    format!("… [{}] …\n", executions::GONE)
 }
 
 /// How many lines a command's dry run was told in: what it said, between two of our own.
@@ -326,12 +338,13 @@ async fn stream_text<'o>(blobs: &Blobs, output: &'o Map<String, Value>, name: &s
     let kept = output
         .get(&format!("{name}_ref"))
         .and_then(|kept| serde_json::from_value::<BlobRef>(kept.clone()).ok());
-    let whole = match &kept {
-        Some(kept) => blobs.get(kept).await.ok().flatten(),
-        None => None,
-    };
-    let (Some(kept), Some(whole)) = (kept, whole) else {
+    let Some(kept) = kept else {
         return Cow::Borrowed(inline);
+    };
+    let whole = match blobs.get(&kept).await {
+        Ok(Some(whole)) => whole,
+        Ok(None) => return Cow::Owned(format!("{}\n{}", inline.trim_end_matches('\n'), gone())),
+        Err(_) => return Cow::Borrowed(inline),
     };
     let mut text = String::from_utf8_lossy(&whole).into_owned();
     if let Some(end) = end_beyond(inline, kept.bytes) {
@@ -395,11 +408,17 @@ mod tests {
             format!("{all}{cut}")
         );
 
-        // Once the object store has forgotten it, what the record has is all there is.
+        // Once the object store has forgotten it, what the record has is all there is, and that is said.
         output["stdout_ref"]["sha256"] = json!("0".repeat(64));
         assert_eq!(
             printed(&blobs, Some(&output), None, None).await,
-            format!("{}hm\n", output["stdout"].as_str().unwrap())
+            format!("{}{}hm\n", output["stdout"].as_str().unwrap(), gone())
+        );
+        let reference =
+            json!({"blob": {"sha256": "0".repeat(64), "bytes": 70_000}, "preview": {"stdout": "1 … 9"}});
+        assert_eq!(
+            printed(&blobs, Some(&reference), None, None).await,
+            format!("1 … 9\n{}", gone())
         );
     }
 }

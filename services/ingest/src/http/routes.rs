@@ -422,6 +422,17 @@ fn others() -> Vec<Route> {
             )
         },
         Route {
+            method: Method::DELETE,
+            door: Door::Api(Role::Admin),
+            refuses: &[404],
+            ..get(
+                "/api/v1/deadletters/{id}",
+                "Purges one for good, with what it holds of its message.",
+                "Purged",
+                |app, call| Box::pin(deadletters::purge(app, call)),
+            )
+        },
+        Route {
             method: Method::POST,
             door: Door::Api(Role::Run),
             gives: gives(202, "Replayed"),

@@ -426,6 +426,10 @@ fn made() -> Vec<(&'static str, Value)> {
             object(&[("id", uuid()), ("cancel_requested", json!({ "const": true }))]),
         ),
         (
+            "Purged",
+            object(&[("result", text()), ("id", count()), ("subject", text())]),
+        ),
+        (
             "Replayed",
             object(&[("id", count()), ("subject", text()), ("delivery", count())]),
         ),

@@ -14,9 +14,9 @@ use protocol::{
     turns::{ToolTurn, Turn},
     views::{AttemptTranscript, ToolTurnView, TranscriptView, TurnView},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Answer, App, Call, executions, json, problem::Problem};
+use super::{Answer, App, Call, executions, executions::Whole, json, problem::Problem};
 
 /// Most bytes of turns and large results in one answer. An attempt within the default limits of agents has less.
 const TRANSCRIPT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -139,14 +139,17 @@ async fn tool(turn: ToolTurn, blobs: &Blobs, left: &mut usize) -> ToolTurnView {
                 .ok()
                 .and_then(|bytes| left.checked_sub(bytes));
             let reference = json!(blob);
-            let whole: Option<Value> = match rest {
+            let whole = match rest {
                 Some(_) => executions::whole(blobs, &reference).await,
-                None => None,
+                None => Whole::Unread,
             };
             match (whole, rest) {
-                (Some(whole), Some(rest)) => {
+                (Whole::Here(whole), Some(rest)) => {
                     *left = rest;
                     whole
+                }
+                (Whole::Gone, _) => {
+                    json!({ "blob": reference, "preview": preview, "gone": executions::GONE })
                 }
                 _ => json!({ "blob": reference, "preview": preview }),
             }

@@ -686,6 +686,21 @@ async fn outputs_have_large_bodies_whole() {
         view["steps"][0]["output"],
         json!({ "blob": blob, "preview": preview })
     );
+    // Once the whole is of age, what is left of it says so, everywhere.
+    let purge = world
+        .connection
+        .client()
+        .request("$JS.API.STREAM.PURGE.OBJ_fist-blobs", Vec::new().into());
+    assert!(String::from_utf8_lossy(&purge.await.unwrap().payload).contains("\"success\":true"));
+    let outputs = answered(world.get(&format!("/api/v1/executions/{id}/outputs")), 200).await;
+    assert_eq!(outputs["steps"]["first"]["preview"], preview);
+    let told = outputs["steps"]["first"]["gone"].as_str().unwrap();
+    assert!(told.contains("nats.blobs_max_age_hours"), "{told}");
+    for path in ["logs", "report"] {
+        let answer = world.get(&format!("/api/v1/executions/{id}/{path}")).send().await;
+        let text = answer.unwrap().text().await.unwrap();
+        assert!(text.contains("the whole is kept no more"), "{path}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -795,10 +810,12 @@ async fn a_transcript_is_read_from_the_log_alone() {
         json!({ "id": "c2", "tool": "kubectl", "arguments": get })
     );
     assert_eq!(first["turns"][1]["result"], large);
+    let result = &first["turns"][2]["result"];
     assert_eq!(
-        first["turns"][2]["result"],
-        json!({ "blob": gone, "preview": "NAME…" })
+        (&result["blob"], &result["preview"]),
+        (&json!(gone), &json!("NAME…"))
     );
+    assert!(result["gone"].is_string(), "{result}");
     assert_eq!(attempts[1]["turns"], json!([]));
 
     let document = answered(world.get("/openapi.json"), 200).await;
@@ -985,6 +1002,16 @@ async fn dead_letters_are_read_newest_first() {
     )
     .await;
     refused(world.get("/api/v1/deadletters?cursor=x"), 400, "cursor").await;
+
+    let purge = |id: u64| {
+        let url = format!("{}/api/v1/deadletters/{id}", world.ingest.base);
+        world.client.delete(url)
+    };
+    let answer = answered(purge(id), 200).await;
+    assert_eq!((&answer["result"], &answer["id"]), (&json!("purged"), &json!(id)));
+    refused(purge(id), 404, &format!("there is no dead letter {id}")).await;
+    let left = answered(world.get("/api/v1/deadletters"), 200).await;
+    assert_eq!(seqs(&left), [2, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,12 +32,13 @@ open = true
 "#;
 
 /// What an admin alone may do, and what a runner may; everything else of the API only reads.
-const NEEDS: [(&str, &str, Role); 5] = [
+const NEEDS: [(&str, &str, Role); 6] = [
     ("POST", "/api/v1/workflows", Role::Admin),
     ("DELETE", "/api/v1/workflows/{namespace}/{name}", Role::Admin),
     ("POST", "/api/v1/executions", Role::Run),
     ("POST", "/api/v1/executions/{id}/cancel", Role::Run),
     ("POST", "/api/v1/deadletters/{id}/replay", Role::Run),
+    ("DELETE", "/api/v1/deadletters/{id}", Role::Admin),
 ];
 
 /// Every route with every role, and with none: whoever may not is told so, and nothing comes of it.

@@ -241,3 +241,51 @@ async fn a_full_log_admits_nothing_new() {
     let waiting = world.log.stream_state(bus::StreamId::Alerts).await.unwrap();
     assert!(waiting.messages >= 1, "{waiting:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_of_large_bodies_admits_nothing_new_until_there_is_room() {
+    let world = World::new().await;
+    world.apply(&definition("one", "alertmanager", "")).await;
+    let sizes = |blobs_bytes_max: u64| bus::Sizes {
+        blobs_bytes_max,
+        ..bus::Sizes::small()
+    };
+    bus::topology::init(&world.connection, &sizes(1 << 20))
+        .await
+        .unwrap();
+    let blobs = bus::Blobs::open(&world.connection).await.unwrap();
+    blobs.put(vec![b'x'; 900_000].into()).await.unwrap();
+    let refused = blobs.put(vec![b'y'; 900_000].into()).await.unwrap_err();
+    assert!(matches!(refused, bus::LogError::Full { .. }), "{refused:?}");
+    let post = || {
+        world
+            .post("/webhooks/alertmanager")
+            .body(group(&[("A", "a", "firing")]))
+    };
+    let answer = super::world::until("nothing is admitted", || async {
+        let answer = post().send().await.unwrap();
+        (answer.status() == 503).then_some(answer)
+    })
+    .await;
+    assert!(answer.headers().contains_key("retry-after"), "{answer:?}");
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("nats.blobs_bytes_max"), "{text}");
+    let numbers = world.get("/metrics").send().await.unwrap().text().await.unwrap();
+    // What was refused has left the part that still found room, until it is of age.
+    let ratio = numbers
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"fist_stream_filled_ratio{stream="OBJ_fist-blobs"} "#))
+        .and_then(|ratio| ratio.parse::<f64>().ok());
+    assert!(
+        ratio.is_some_and(|ratio| (0.8..=1.0).contains(&ratio)),
+        "{numbers}"
+    );
+
+    bus::topology::init(&world.connection, &sizes(64 << 20))
+        .await
+        .unwrap();
+    super::world::until("intake goes on", || async {
+        (post().send().await.unwrap().status() == 202).then_some(())
+    })
+    .await;
+}

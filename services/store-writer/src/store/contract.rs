@@ -65,6 +65,12 @@ async fn all_cases(fresh: &impl Fresh) {
     )
     .await;
     case(fresh, "replay_writes_nothing", replay_writes_nothing).await;
+    case(
+        fresh,
+        "expiry_by_count_spares_what_runs",
+        expiry_by_count_spares_what_runs,
+    )
+    .await;
     case(fresh, "hidden_until_the_start", hidden_until_the_start).await;
     case(fresh, "lists_page_newest_first", lists_page_newest_first).await;
     case(fresh, "a_prefix_finds_executions", a_prefix_finds_executions).await;
@@ -480,7 +486,7 @@ async fn expiry_keeps_the_counts(url: String) {
         at: instant(100),
     };
     let mut rounds = 0;
-    while store.expire(instant(50), horizon, 1).await.unwrap() > 0 {
+    while store.expire(instant(50), instant(50), horizon, 1).await.unwrap() > 0 {
         rounds += 1;
         assert!(rounds < 10, "expiry comes to its end");
     }
@@ -498,6 +504,45 @@ async fn expiry_keeps_the_counts(url: String) {
     // The log still holds the last one, from where it could come again.
     assert_eq!(left.len(), 1);
     assert_eq!(store.alert_counts().await.unwrap(), before);
+}
+
+async fn expiry_by_count_spares_what_runs(url: String) {
+    let store = open(&url).await;
+    let running = History::new("web", "running", 1)
+        .start(&[("check", "cli")])
+        .task("check");
+    let over: Vec<History> = (0..4)
+        .map(|n| History::success("web", &n.to_string(), 20 * (n + 1)))
+        .collect();
+    for history in over.iter().chain([&running]) {
+        store.apply(&history.batch()).await.unwrap();
+    }
+    assert_eq!(store.expire_beyond(2, 1).await.unwrap(), 1);
+    assert_eq!(store.expire_beyond(2, 10).await.unwrap(), 1);
+    assert_eq!(store.expire_beyond(2, 10).await.unwrap(), 0);
+    for gone in &over[..2] {
+        assert_eq!(store.record(gone.id).await.unwrap(), None);
+    }
+    for left in over[2..].iter().chain([&running]) {
+        assert_row_equals_fold(&*store, left).await;
+    }
+
+    let alerts: Vec<_> = (1..=3)
+        .map(|n| disposition(100 + n, n, 0, 1, DispositionKind::Merged))
+        .collect();
+    store.apply(&batch(&alerts)).await.unwrap();
+    let counts = store.alert_counts().await.unwrap();
+    assert_eq!(store.nth_newest_alert(3).await.unwrap(), None);
+    let newest = store.nth_newest_alert(0).await.unwrap().unwrap();
+    let none = Timestamp::from_millis(0);
+    let horizon = Horizon {
+        seq: u64::MAX,
+        at: instant(1000),
+    };
+    assert_eq!(store.expire(none, newest, horizon, 10).await.unwrap(), 2);
+    let left = store.alert_rows(0, u64::MAX, 10).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(store.alert_counts().await.unwrap(), counts);
 }
 
 async fn schedulers_output_stands(url: String) {

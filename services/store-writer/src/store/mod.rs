@@ -141,11 +141,42 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets everything that the log from `horizon` on can give again. What is older stays.
     fn forget_from(&self, horizon: Horizon) -> StoreFuture<'_, ()>;
 
+    /// Every column of an execution and its steps, for comparing.
+    fn rows(&self, id: ExecutionId) -> StoreFuture<'_, Option<StoredRows>>;
+
+    /// Every column of the alerts whose messages are beyond `after_seq` and not beyond `to_seq`, in the log's order.
+    fn alert_rows(&self, after_seq: u64, to_seq: u64, rows_max: u32) -> StoreFuture<'_, Vec<StoredAlert>>;
+
+    /// When the alert was received that `newer` are newer than; `None` where there are not so many.
+    fn nth_newest_alert(&self, newer: u64) -> StoreFuture<'_, Option<Timestamp>>;
+
+    /// Deletes at most `rows_max` executions that are over and that `kept` others which are over are newer than
+    /// (by start). Returns how many went.
+    fn expire_beyond(&self, kept: u64, rows_max: u32) -> StoreFuture<'_, u64>;
+
     /// Deletes at most `rows_max` executions that were over before `before`, and as many alerts that were
-    /// received before it and that the log from `horizon` on does not hold (they stay counted, and must
+    /// received before `alerts_before` and that the log from `horizon` on does not hold (they stay counted, and must
     /// not be counted twice when they are read again). Returns how many rows went; 0 means that none is left.
-    fn expire(&self, before: Timestamp, horizon: Horizon, rows_max: u32) -> StoreFuture<'_, u64>;
+    fn expire(
+        &self,
+        before: Timestamp,
+        alerts_before: Timestamp,
+        horizon: Horizon,
+        rows_max: u32,
+    ) -> StoreFuture<'_, u64>;
 }
+
+/// An execution and its steps as they stand in the database.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRows {
+    pub(crate) execution: rows::ExecutionRow,
+    /// By name and attempt.
+    pub(crate) steps: Vec<rows::StepRow>,
+}
+
+/// An alert as it stands in the database.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredAlert(pub(crate) rows::AlertRow);
 
 /// How to reach a database.
 #[derive(Clone, Copy, Debug)]

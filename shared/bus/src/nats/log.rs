@@ -89,6 +89,32 @@ impl NatsLog {
         &self.inner.api.connection
     }
 
+    /// What has to be added to this machine's clock to have that of the NATS server, in milliseconds
+    /// ([`service::clock::correction_ms`]).
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn clock_correction_ms(&self) -> Result<i64, LogError> {
+        #[derive(Deserialize)]
+        struct Told {
+            /// When the server wrote its answer.
+            ts: Timestamp,
+        }
+        let stream = StreamId::Log.name();
+        let asked = service::clock::machine();
+        let told: Told = self
+            .inner
+            .api
+            .request(&format!("STREAM.INFO.{stream}"), None)
+            .await
+            .map_err(|failure| failure.about(|| format!("the stream {stream}")))?;
+        Ok(service::clock::correction_ms(
+            asked,
+            told.ts,
+            service::clock::machine(),
+        ))
+    }
+
     /// Repeats a write that is safe to repeat until it is answered or [`WRITE_TIME`] is over.
     async fn write_repeatedly(
         &self,
@@ -399,6 +425,26 @@ impl Log for NatsLog {
     async fn dead_letters(&self, before: Option<u64>, max: usize) -> Result<Vec<StoredDeadLetter>, LogError> {
         let state = self.stream_state(StreamId::DeadLetters).await?;
         dead::list(&self.inner.dead_letters, &state, before, max).await
+    }
+
+    async fn purge_dead_letter(&self, id: u64) -> Result<bool, LogError> {
+        #[derive(Deserialize)]
+        struct Deleted {
+            success: bool,
+        }
+        // A number that is not there is another error than a message that is not, so it is looked for first.
+        if self.dead_letter_by_id(id).await?.is_none() {
+            return Ok(false);
+        }
+        let stream = StreamId::DeadLetters.name();
+        let body = serde_json::json!({ "seq": id });
+        let endpoint = format!("STREAM.MSG.DELETE.{stream}");
+        match self.inner.api.request::<Deleted>(&endpoint, Some(&body)).await {
+            Ok(deleted) => Ok(deleted.success),
+            // Somebody else was first.
+            Err(_) if self.dead_letter_by_id(id).await?.is_none() => Ok(false),
+            Err(failure) => Err(failure.about(|| format!("the stream {stream}"))),
+        }
     }
 
     async fn dead_letter_by_id(&self, id: u64) -> Result<Option<StoredDeadLetter>, LogError> {

@@ -85,7 +85,10 @@ impl Reader {
     pub(crate) async fn all(&self, filter: &str, first_seq: u64, max: usize) -> Result<Vec<Raw>, LogError> {
         repeatedly(|| async {
             let messages = self.walk(filter, first_seq, max).await?;
-            let last_read = messages.last().map_or(0, |raw| raw.message.seq);
+            // Behind the stream's end there is nothing, and no replica lags for that.
+            let last_read = messages
+                .last()
+                .map_or(first_seq.saturating_sub(1), |raw| raw.message.seq);
             if messages.len() < max {
                 self.check_lag(filter, last_read).await?;
             }

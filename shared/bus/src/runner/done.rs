@@ -48,12 +48,12 @@ impl<L: Log> Tasks<L> {
         }
     }
 
-    /// Writes the fact of an attempt, unless it has one. Once there is a result, a server that is away is waited
+    /// Writes the fact of an attempt, unless it has one, and says which. Once there is a result, a server that is away is waited
     /// for until this process ends.
     ///
     /// # Errors
     /// Why the log does not take it; the task is to come again.
-    pub async fn write_done(&self, task: &Task, came: Came) -> Result<(), Failure> {
+    pub async fn write_done(&self, task: &Task, came: Came) -> Result<Written, Failure> {
         let completed_at = self.log.now();
         let outcome = came.outcome.status();
         let done = Fact::Done(Done {
@@ -73,7 +73,7 @@ impl<L: Log> Tasks<L> {
         if let Written::New(_) = written {
             tracing::info!(execution = %task.execution, step = %task.step, attempt = %task.attempt, outcome, "step ended");
         }
-        Ok(())
+        Ok(written)
     }
 
     /// The output as a fact holds it: itself, or where it is in the object store and what `preview` makes of it

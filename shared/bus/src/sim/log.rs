@@ -472,6 +472,14 @@ impl Log for SimLog {
         Ok(letters.take(max.min(DEAD_LETTERS_MAX)).collect())
     }
 
+    async fn purge_dead_letter(&self, id: u64) -> Result<bool, LogError> {
+        self.ask("purge a dead letter").await?;
+        let mut state = self.broker.state();
+        let is_there = state.at(StreamId::DeadLetters, id).is_some();
+        state.remove(StreamId::DeadLetters, id);
+        Ok(is_there)
+    }
+
     async fn dead_letter_by_id(&self, id: u64) -> Result<Option<StoredDeadLetter>, LogError> {
         self.ask("read a dead letter").await?;
         Ok(self

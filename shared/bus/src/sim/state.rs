@@ -336,7 +336,7 @@ impl State {
         }
     }
 
-    fn remove(&mut self, id: StreamId, seq: u64) {
+    pub(super) fn remove(&mut self, id: StreamId, seq: u64) {
         let stream = self.streams.entry(id).or_default();
         if let Some(message) = stream.messages.remove(&seq) {
             stream.bytes -= (message.subject.len() + message.payload.len()) as u64;

@@ -16,7 +16,12 @@ pub struct Database {
     pub acquire_timeout_ms: u64,
     pub batch_max: usize,
     pub retention_days: u64,
+    pub retention_executions_max: u64,
+    pub retention_alerts_max: u64,
 }
+
+/// More rows than any database of ours has.
+const ROWS_MAX: u64 = 1_000_000_000_000;
 
 impl Database {
     pub(super) fn read(section: &mut Section<'_>) -> Self {
@@ -40,6 +45,8 @@ impl Database {
             acquire_timeout_ms: section.number("acquire_timeout_ms", 100..=600_000),
             batch_max: section.count("batch_max", 1..=10_000),
             retention_days: section.number("retention_days", 0..=36_500),
+            retention_executions_max: section.number("retention_executions_max", 0..=ROWS_MAX),
+            retention_alerts_max: section.number("retention_alerts_max", 0..=ROWS_MAX),
         }
     }
 

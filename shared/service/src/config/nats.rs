@@ -21,12 +21,16 @@ pub struct Nats {
     pub log_bytes_max: u64,
     pub alerts_bytes_max: u64,
     pub blobs_bytes_max: u64,
+    /// 0: see [`Nats::blobs_max_age_hours()`].
+    pub blobs_max_age_hours: u64,
     pub admission_stop_percent: u64,
 }
 
 /// An execution may last 72 h; its facts must outlive it by a day, or rule 1
 /// (a fact is written once) would no longer hold for its last ones.
 const LOG_AGE_HOURS_MIN: u64 = 96;
+/// How long after a large body was put its execution may still write messages that name it: the same 72 h and a day.
+const NAMED_FOR_HOURS: u64 = 96;
 const MIB: u64 = 1024 * 1024;
 const PIB: u64 = 1024 * 1024 * 1024 * MIB;
 
@@ -45,6 +49,7 @@ impl Nats {
             log_bytes_max: section.number("log_bytes_max", MIB..=PIB),
             alerts_bytes_max: section.number("alerts_bytes_max", MIB..=PIB),
             blobs_bytes_max: section.number("blobs_bytes_max", MIB..=PIB),
+            blobs_max_age_hours: section.number("blobs_max_age_hours", 0..=876_000),
             admission_stop_percent: section.number("admission_stop_percent", 10..=95),
         };
         if nats.url.contains('@') {
@@ -82,7 +87,28 @@ impl Nats {
                 "must be the beginning of a subject such as _INBOX.ingest: letters, digits, - and _ between single dots",
             );
         }
+        if nats.blobs_max_age_hours != 0 && nats.blobs_max_age_hours < nats.blobs_age_hours_min() {
+            section.problem(
+                "blobs_max_age_hours",
+                &format!(
+                    "must be 0 or at least {}, twice what nats.log_max_age_hours and an execution's longest time come to: the log may name a large body for that long, and one that is put again is only written anew past half of its age",
+                    nats.blobs_age_hours_min()
+                ),
+            );
+        }
         nats
+    }
+
+    /// Hours for which large bodies are kept: as configured, or the shortest that is safe.
+    pub fn blobs_max_age_hours(&self) -> u64 {
+        match self.blobs_max_age_hours {
+            0 => self.blobs_age_hours_min(),
+            hours => hours,
+        }
+    }
+
+    fn blobs_age_hours_min(&self) -> u64 {
+        2 * (self.log_max_age_hours + NAMED_FOR_HOURS)
     }
 }
 

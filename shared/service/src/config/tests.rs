@@ -301,6 +301,20 @@ fn variables_of_each_type() {
 }
 
 #[test]
+fn large_bodies_outlive_whatever_may_name_them() {
+    let hours = |file: &str| read(file, &[]).map(|config| config.nats.blobs_max_age_hours());
+    assert_eq!(hours("").unwrap(), 528);
+    assert_eq!(hours("[nats]\nlog_max_age_hours = 720\n").unwrap(), 1632);
+    assert_eq!(hours("[nats]\nblobs_max_age_hours = 2160\n").unwrap(), 2160);
+    let refused = hours("[nats]\nlog_max_age_hours = 720\nblobs_max_age_hours = 1631\n");
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("fist.toml:3: nats.blobs_max_age_hours") && refused.contains("at least 1632"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn all_errors_come_at_once_each_with_its_place() {
     check(
         r#"

@@ -17,7 +17,8 @@ use sqlx::{
 };
 
 use super::{
-    AlertScan, Batch, ExecutionScan, Horizon, Limits, Store, StoreError, StoreFuture, Written,
+    AlertScan, Batch, ExecutionScan, Horizon, Limits, Store, StoreError, StoreFuture, StoredAlert,
+    StoredRows, Written,
     migrate::{Migration, missing},
     rows::{self, AlertRow, ExecutionRow, StepRow},
 };
@@ -206,6 +207,98 @@ impl PostgresStore {
         rows::alert_counts(counts)
     }
 
+    async fn rows_now(&self, id: ExecutionId) -> Result<Option<StoredRows>, StoreError> {
+        let mut tx = self
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
+            .map_err(classify)?;
+        let execution = sqlx::query(SELECT_WHOLE_EXECUTION)
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let Some(execution) = execution else {
+            return Ok(None);
+        };
+        let steps = sqlx::query(SELECT_WHOLE_STEPS)
+            .bind(id.to_string())
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let whole = |row: &PgRow| {
+            Ok(StepRow {
+                position: get(row, "position")?,
+                step_type: get(row, "type")?,
+                status: get(row, "status")?,
+                started_at: get(row, "started_at")?,
+                completed_at: get(row, "completed_at")?,
+                error: get(row, "error")?,
+                message: get(row, "message")?,
+                ..step_row(row)?
+            })
+        };
+        Ok(Some(StoredRows {
+            execution: ExecutionRow {
+                outputs: get(&execution, "outputs")?,
+                ..execution_row(&execution)?
+            },
+            steps: steps.iter().map(whole).collect::<Result<_, StoreError>>()?,
+        }))
+    }
+
+    async fn alert_rows_now(
+        &self,
+        after_seq: u64,
+        to_seq: u64,
+        rows_max: u32,
+    ) -> Result<Vec<StoredAlert>, StoreError> {
+        let rows = sqlx::query(SELECT_WHOLE_ALERTS)
+            .bind(rows::seq(after_seq))
+            .bind(rows::seq(to_seq))
+            .bind(i64::from(rows_max))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(classify)?;
+        let whole = |row: &PgRow| {
+            Ok(StoredAlert(AlertRow {
+                identity: get(row, "identity")?,
+                delivery: get(row, "delivery")?,
+                delivery_seq: get(row, "delivery_seq")?,
+                delivery_alerts: get(row, "delivery_alerts")?,
+                seq: get(row, "seq")?,
+                ..alert_row(row)?
+            }))
+        };
+        rows.iter().map(whole).collect()
+    }
+
+    async fn nth_newest_alert_now(&self, newer: u64) -> Result<Option<Timestamp>, StoreError> {
+        let at: Option<i64> = sqlx::query_scalar(
+            "SELECT (extract(epoch FROM received_at) * 1000)::bigint FROM alerts \
+             ORDER BY received_at DESC, id DESC LIMIT 1 OFFSET $1",
+        )
+        .bind(rows::seq(newer))
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(at.map(Timestamp::from_millis))
+    }
+
+    async fn expire_beyond_now(&self, kept: u64, rows_max: u32) -> Result<u64, StoreError> {
+        let gone = sqlx::query(
+            "DELETE FROM executions WHERE id IN \
+               (SELECT id FROM executions WHERE created_at IS NOT NULL AND completed_at IS NOT NULL \
+                ORDER BY created_at DESC, id DESC LIMIT $2 OFFSET $1)",
+        )
+        .bind(rows::seq(kept))
+        .bind(i64::from(rows_max))
+        .execute(&self.pool)
+        .await
+        .map_err(classify)?;
+        Ok(gone.rows_affected())
+    }
+
     async fn forget_now(&self, horizon: Horizon) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await.map_err(classify)?;
         // Everything at once may take long, and is asked for by an operator who waits.
@@ -231,6 +324,7 @@ impl PostgresStore {
     async fn expire_now(
         &self,
         before: Timestamp,
+        alerts_before: Timestamp,
         horizon: Horizon,
         rows_max: u32,
     ) -> Result<u64, StoreError> {
@@ -263,7 +357,7 @@ impl PostgresStore {
                            ON CONFLICT (kind) DO UPDATE SET count = expired_alerts.count + excluded.count) \
              SELECT COUNT(*) FROM gone",
         )
-        .bind(before.as_millis())
+        .bind(alerts_before.as_millis())
         .bind(rows::seq(horizon.seq))
         .bind(i64::from(rows_max))
         .fetch_one(&self.pool)
@@ -318,8 +412,30 @@ impl Store for PostgresStore {
         Box::pin(self.forget_now(horizon))
     }
 
-    fn expire(&self, before: Timestamp, horizon: Horizon, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(self.expire_now(before, horizon, rows_max))
+    fn expire(
+        &self,
+        before: Timestamp,
+        alerts_before: Timestamp,
+        horizon: Horizon,
+        rows_max: u32,
+    ) -> StoreFuture<'_, u64> {
+        Box::pin(self.expire_now(before, alerts_before, horizon, rows_max))
+    }
+
+    fn rows(&self, id: ExecutionId) -> StoreFuture<'_, Option<StoredRows>> {
+        Box::pin(self.rows_now(id))
+    }
+
+    fn alert_rows(&self, after_seq: u64, to_seq: u64, rows_max: u32) -> StoreFuture<'_, Vec<StoredAlert>> {
+        Box::pin(self.alert_rows_now(after_seq, to_seq, rows_max))
+    }
+
+    fn nth_newest_alert(&self, newer: u64) -> StoreFuture<'_, Option<Timestamp>> {
+        Box::pin(self.nth_newest_alert_now(newer))
+    }
+
+    fn expire_beyond(&self, kept: u64, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(self.expire_beyond_now(kept, rows_max))
     }
 }
 
@@ -330,6 +446,26 @@ const SELECT_EXECUTIONS: &str = "SELECT id::text AS id, name, namespace, trigger
         (extract(epoch FROM created_at) * 1000)::bigint AS created_at, workflow_steps::text AS workflow_steps, \
         failed_step, start_seq, end_seq, last_seq \
      FROM executions WHERE id = ANY($1::text[]::uuid[])";
+
+const SELECT_WHOLE_EXECUTION: &str = "SELECT id::text AS id, name, namespace, trigger_source, status, steps_completed, \
+        total_steps, current_step, input_context::text AS input_context, outputs::text AS outputs, error, \
+        (extract(epoch FROM started_at) * 1000)::bigint AS started_at, \
+        (extract(epoch FROM completed_at) * 1000)::bigint AS completed_at, \
+        (extract(epoch FROM created_at) * 1000)::bigint AS created_at, workflow_steps::text AS workflow_steps, \
+        failed_step, start_seq, end_seq, last_seq \
+     FROM executions WHERE id = $1::text::uuid";
+
+const SELECT_WHOLE_STEPS: &str = "SELECT execution_id::text AS execution_id, name, attempt, position, type, status, \
+        (extract(epoch FROM started_at) * 1000)::bigint AS started_at, \
+        (extract(epoch FROM completed_at) * 1000)::bigint AS completed_at, \
+        output::text AS output, done_output::text AS done_output, error, message, \
+        dispatched::text AS dispatched, recorded::text AS recorded, done::text AS done \
+     FROM steps WHERE execution_id = $1::text::uuid ORDER BY name COLLATE \"C\", attempt";
+
+const SELECT_WHOLE_ALERTS: &str = "SELECT id, identity, delivery, delivery_seq, delivery_alerts, source, fingerprint, \
+        name, status, labels::text AS labels, disposition, reason, executions::text AS executions, \
+        (extract(epoch FROM received_at) * 1000)::bigint AS received_at, seq \
+     FROM alerts WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3";
 
 /// Outputs only of the executions in `$2`: others' folds do not need them, and they may be large.
 const SELECT_STEPS: &str = "SELECT execution_id::text AS execution_id, name, attempt, \

@@ -19,7 +19,8 @@ use sqlx::{
 };
 
 use super::{
-    AlertScan, Batch, ExecutionScan, Horizon, Limits, Store, StoreError, StoreFuture, Written,
+    AlertScan, Batch, ExecutionScan, Horizon, Limits, Store, StoreError, StoreFuture, StoredAlert,
+    StoredRows, Written,
     migrate::{Migration, missing},
     rows::{self, AlertRow, ExecutionRow, StepRow},
 };
@@ -185,6 +186,99 @@ impl SqliteStore {
         rows::alert_counts(counts)
     }
 
+    async fn rows_now(&self, id: ExecutionId) -> Result<Option<StoredRows>, StoreError> {
+        // One snapshot for both tables.
+        let mut tx = self.pool.begin().await.map_err(classify)?;
+        let execution = sqlx::query("SELECT * FROM executions WHERE id = ?1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let Some(execution) = execution else {
+            return Ok(None);
+        };
+        let steps = sqlx::query("SELECT * FROM steps WHERE execution_id = ?1 ORDER BY name, attempt")
+            .bind(id.to_string())
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(classify)?;
+        let whole = |row: &SqliteRow| {
+            Ok(StepRow {
+                position: get(row, "position")?,
+                step_type: get(row, "type")?,
+                status: get(row, "status")?,
+                started_at: get_time(row, "started_at")?,
+                completed_at: get_time(row, "completed_at")?,
+                error: get(row, "error")?,
+                message: get(row, "message")?,
+                ..step_row(row)?
+            })
+        };
+        Ok(Some(StoredRows {
+            execution: ExecutionRow {
+                outputs: get(&execution, "outputs")?,
+                ..execution_row(&execution)?
+            },
+            steps: steps.iter().map(whole).collect::<Result<_, StoreError>>()?,
+        }))
+    }
+
+    async fn alert_rows_now(
+        &self,
+        after_seq: u64,
+        to_seq: u64,
+        rows_max: u32,
+    ) -> Result<Vec<StoredAlert>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM alerts WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3")
+            .bind(rows::seq(after_seq))
+            .bind(rows::seq(to_seq))
+            .bind(rows_max)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(classify)?;
+        let whole = |row: &SqliteRow| {
+            Ok(StoredAlert(AlertRow {
+                identity: get(row, "identity")?,
+                delivery: get(row, "delivery")?,
+                delivery_seq: get(row, "delivery_seq")?,
+                delivery_alerts: get(row, "delivery_alerts")?,
+                seq: get(row, "seq")?,
+                ..alert_row(row)?
+            }))
+        };
+        rows.iter().map(whole).collect()
+    }
+
+    async fn nth_newest_alert_now(&self, newer: u64) -> Result<Option<Timestamp>, StoreError> {
+        let at: Option<String> = sqlx::query_scalar(
+            "SELECT received_at FROM alerts ORDER BY received_at DESC, id DESC LIMIT 1 OFFSET ?1",
+        )
+        .bind(rows::seq(newer))
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(classify)?;
+        at.map(|at| at.parse::<Timestamp>())
+            .transpose()
+            .map_err(StoreError::Refused)
+    }
+
+    async fn expire_beyond_now(&self, kept: u64, rows_max: u32) -> Result<u64, StoreError> {
+        let mut tx = self.write().await?;
+        let gone = sqlx::query(
+            "DELETE FROM executions WHERE id IN \
+               (SELECT id FROM executions WHERE created_at IS NOT NULL AND completed_at IS NOT NULL \
+                ORDER BY created_at DESC, id DESC LIMIT ?2 OFFSET ?1)",
+        )
+        .bind(rows::seq(kept))
+        .bind(rows_max)
+        .execute(&mut *tx)
+        .await
+        .map_err(classify)?
+        .rows_affected();
+        tx.commit().await.map_err(classify)?;
+        Ok(gone)
+    }
+
     async fn forget_now(&self, horizon: Horizon) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         for sql in [
@@ -204,6 +298,7 @@ impl SqliteStore {
     async fn expire_now(
         &self,
         before: Timestamp,
+        alerts_before: Timestamp,
         horizon: Horizon,
         rows_max: u32,
     ) -> Result<u64, StoreError> {
@@ -230,7 +325,7 @@ impl SqliteStore {
                 GROUP BY received_at, delivery_seq HAVING MAX(seq) < ?2 ORDER BY received_at LIMIT ?3) m \
              USING (delivery_seq, received_at)",
         )
-        .bind(before.to_string())
+        .bind(alerts_before.to_string())
         .bind(rows::seq(horizon.seq))
         .bind(rows_max)
         .execute(&mut *tx)
@@ -297,8 +392,30 @@ impl Store for SqliteStore {
         Box::pin(self.forget_now(horizon))
     }
 
-    fn expire(&self, before: Timestamp, horizon: Horizon, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(self.expire_now(before, horizon, rows_max))
+    fn expire(
+        &self,
+        before: Timestamp,
+        alerts_before: Timestamp,
+        horizon: Horizon,
+        rows_max: u32,
+    ) -> StoreFuture<'_, u64> {
+        Box::pin(self.expire_now(before, alerts_before, horizon, rows_max))
+    }
+
+    fn rows(&self, id: ExecutionId) -> StoreFuture<'_, Option<StoredRows>> {
+        Box::pin(self.rows_now(id))
+    }
+
+    fn alert_rows(&self, after_seq: u64, to_seq: u64, rows_max: u32) -> StoreFuture<'_, Vec<StoredAlert>> {
+        Box::pin(self.alert_rows_now(after_seq, to_seq, rows_max))
+    }
+
+    fn nth_newest_alert(&self, newer: u64) -> StoreFuture<'_, Option<Timestamp>> {
+        Box::pin(self.nth_newest_alert_now(newer))
+    }
+
+    fn expire_beyond(&self, kept: u64, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(self.expire_beyond_now(kept, rows_max))
     }
 }
 
