@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NATS = NATS_SERVER_BIN="$$(scripts/nats-server)"
 
-.PHONY: help demo test test-kube test-compose bench-kube sim sim-nightly chaos fuzz lint generate fmt deny ci nats-server images \
+.PHONY: help demo test test-kube test-compose bench bench-kube sim sim-nightly chaos fuzz lint generate fmt deny ci nats-server images \
 	compose-up compose-demo compose-down clean
 
 help: ## show this list
@@ -21,6 +21,9 @@ test-compose: ## only the compose stack, on a Docker daemon: kills every service
 
 test-kube: ## every test that needs a cluster, in the one that TEST_KUBECONFIG (else KUBECONFIG) names
 	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" scripts/test-kube
+
+bench: ## what the product does in a second, beside the bare protocol: a table, and JSON; BENCH_QUICK=1 for a short one
+	$(NATS) cargo bench --package fist --bench product
 
 bench-kube: ## what a step in a pod costs beside a bare pod, in the cluster of TEST_KUBECONFIG (else KUBECONFIG)
 	$(NATS) TEST_KUBECONFIG="$${TEST_KUBECONFIG:-$${KUBECONFIG:-$$HOME/.kube/config}}" \

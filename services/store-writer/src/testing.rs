@@ -25,6 +25,8 @@ pub struct TestPostgres {
     programs: PathBuf,
     owner: Option<(u32, u32)>,
     port: u16,
+    /// Whether what is committed is on the disk.
+    is_durable: bool,
 }
 
 impl TestPostgres {
@@ -33,6 +35,18 @@ impl TestPostgres {
     /// # Panics
     /// When it is installed and does not start, and when it is not installed and the variable `CI` is set.
     pub fn start() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    /// As [`TestPostgres::start`], and what is committed is on the disk as in production; for measuring.
+    ///
+    /// # Panics
+    /// As [`TestPostgres::start`].
+    pub fn start_durable() -> Option<Self> {
+        Self::start_with(true)
+    }
+
+    fn start_with(is_durable: bool) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -53,6 +67,7 @@ impl TestPostgres {
             programs,
             owner,
             port: free_port().expect("a free port"),
+            is_durable,
         };
         let data = server.data();
         server.run(
@@ -157,8 +172,9 @@ impl TestPostgres {
     /// When it does not start.
     pub fn start_again(&self) {
         let sockets = self.directory.display();
+        let fsync = if self.is_durable { "on" } else { "off" };
         let options = format!(
-            "-p {} -k {sockets} -c listen_addresses=127.0.0.1 -c fsync=off",
+            "-p {} -k {sockets} -c listen_addresses=127.0.0.1 -c fsync={fsync}",
             self.port
         );
         let log = self.directory.join("server.log").display().to_string();
