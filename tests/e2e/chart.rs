@@ -203,6 +203,7 @@ fn metrics() -> BTreeSet<String> {
     metrics.budget_tokens_used("a", 1);
     metrics.tool_call("a", "ok", second);
     metrics.projection_lag(1, second);
+    metrics.stream_filled("FIST_LOG", 0.5);
     metrics.projection_batch(1, 1, second);
     let _running = metrics.step_running("cli");
     metrics

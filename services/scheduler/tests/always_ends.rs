@@ -336,7 +336,11 @@ async fn a_runner_that_never_reports() {
     let began = world.log.now();
     sleep(Duration::from_secs(STEP_SECONDS - 60)).await;
     let end = world.end().await;
-    has_failed(&end, Some("one"), "timed out after 120 minutes");
+    has_failed(
+        &end,
+        Some("one"),
+        "timed out after 7200 s (timeout_seconds: 7200)",
+    );
     // The step's own time, and the grace in which its runner could have said so itself.
     let took = end.at.since(began).as_secs();
     assert!((STEP_SECONDS..STEP_SECONDS + 20).contains(&took), "{took} s");

@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_gist_holds_no_values() {
-        assert_eq!(gist("line 3: `x y` is no verb; use 'get'"), "is no use");
-        assert_eq!(gist("line 4: `z` is no verb; use 'top'"), "is no use");
+        assert_eq!(gist("line 3: `x y` is no verb; use 'get'"), "line is no use");
+        assert_eq!(gist("line 4: `z` is no verb; use 'top'"), "line is no use");
     }
 }

@@ -436,7 +436,7 @@ impl Drop for Claimed {
     /// The future was dropped: nothing may run on, and there is no more waiting.
     fn drop(&mut self) {
         if !self.is_over {
-            self.family().signal(Signal::SIGKILL);
+            self.family().kill_at_once();
             let _ = self.local.work_dir.remove(&self.name);
         }
     }

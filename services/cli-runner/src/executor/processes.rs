@@ -28,6 +28,8 @@ use tokio::time::Instant;
 
 /// How often a group that was asked to end is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often what is killed without waiting is looked for; one look reads the whole of `/proc`, about a millisecond.
+const KILL_ROUNDS_MAX: u32 = 10;
 /// How long killed processes may take to vanish: only those stuck in the kernel (a dead NFS) take longer.
 const KILLED_GONE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -171,10 +173,26 @@ impl Family {
         if let Some(group) = group {
             let _ = signal::killpg(Pid::from_raw(group), signal);
         }
-        for member in members.iter().filter(|member| Some(member.group) != group) {
+        // One that was seen in the group may have left it before the group was signalled. To be killed twice does no
+        // harm; another signal might be handled twice.
+        let is_repeatable = signal == Signal::SIGKILL;
+        for member in members
+            .iter()
+            .filter(|member| is_repeatable || Some(member.group) != group)
+        {
             let _ = signal::kill(Pid::from_raw(member.pid), signal);
         }
         members.len()
+    }
+
+    /// Kills everything without waiting for it to be gone: looks again for what forked meanwhile, a bounded number
+    /// of times.
+    pub fn kill_at_once(&self) {
+        for _ in 0..KILL_ROUNDS_MAX {
+            if self.signal(Signal::SIGKILL) == 0 {
+                return;
+            }
+        }
     }
 
     /// Whether anything of the command still runs.

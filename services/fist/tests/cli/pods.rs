@@ -174,7 +174,7 @@ async fn the_doctor_asks_the_cluster_and_says_the_remedies() {
         format!("kubectl -n {namespace} create serviceaccount punching-fist-fix`, or set"),
         format!("fail  accounts         {namespace}/investigator is not there"),
         "warn  prometheus       http://127.0.0.1:1 cannot be asked from here".to_owned(),
-        "warn  token            http.listen 0.0.0.0:8080 is open to everybody".to_owned(),
+        "warn  strangers        http.listen 0.0.0.0:8080 is open to everybody".to_owned(),
     ] {
         assert!(may_much.out.contains(&part), "{part}\n{}", may_much.out);
     }

@@ -539,6 +539,12 @@ fn a_dead_letter_of_a_step_that_is_not_at_work_is_illegal() {
               -> cli: check-disk #1 "df '/var'"
             dead explain
               illegal: attempt 1 of step `explain` was never handed out
+            ok check-disk {}
+              is-full Succeeded: unknown, and so not met: there is no steps.check-disk.output.exit_code; steps.check-disk.output is empty
+              explain Skipped: skipped: the condition of `is-full` was not met
+              -> note: Succeeded 
+            dead check-disk
+              nothing: Ended
         "#]],
     );
 }

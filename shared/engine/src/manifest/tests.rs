@@ -973,7 +973,7 @@ fn a_command_runs_as_any_user_but_root() {
         ),
         (
             "runAsUser: 2147483648",
-            "spec.steps[0].runAsUser: must be 0 to 2147483647",
+            "spec.steps[0].run_as_user: must be 0 to 2147483647",
         ),
         ("run_as_user: nobody", "expected a whole number"),
     ] {
