@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
@@ -210,4 +211,18 @@ pub fn write_program(path: &Path, text: &str) {
         "{} could not be written: {status}",
         path.display()
     );
+}
+
+/// Free ports; all are held until the last is found, so that they differ.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap_or_else(|error| panic!("a free port: {error}")))
+        .collect();
+    listeners
+        .iter()
+        .map(|listener| match listener.local_addr() {
+            Ok(address) => address.port(),
+            Err(error) => panic!("a free port: {error}"),
+        })
+        .collect()
 }

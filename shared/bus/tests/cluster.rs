@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,6 +11,7 @@ use std::{
 use bus::{
     Appended, Connection, Inbox, Log, NatsLog, Settings, Sizes, Written,
     server::{Places, find_server},
+    testing::free_ports,
     topology,
 };
 use protocol::{ExecutionId, Namespace, Subject, TaskType};
@@ -24,17 +24,6 @@ struct Cluster {
     ports: Vec<u16>,
     routes: Vec<u16>,
     binary: PathBuf,
-}
-
-/// Free ports; all are held until the last is found, so that they differ.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
 
 impl Cluster {

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bus::testing::free_ports;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -19,7 +20,6 @@ use nix::{
 use super::{
     plan::{Fault, REPLICAS},
     proxy::{Mode, Proxy},
-    servers::free_ports,
 };
 use crate::{
     examples::stand_ins,

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use std::{
 use bus::{
     Connection, Settings, Sizes, StreamId,
     server::{Places, find_server},
+    testing::free_ports,
     topology,
 };
 use serde_json::{Value, json};
@@ -143,17 +144,6 @@ fn url(ports: &[u16]) -> String {
         .map(|port| format!("nats://127.0.0.1:{port}"))
         .collect();
     each.join(",")
-}
-
-/// Free ports; all are held until the last is found, so that they differ.
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
 
 /// What an operator sees of the servers.

@@ -127,8 +127,16 @@ impl Local {
         match self.work_dir.record(name) {
             Found::Nothing => false,
             Found::Torn => true,
-            Found::Whole(record) if record.place == self.place => !record.runner.is_alive(),
-            Found::Whole(record) => clock::now() > record.deadline.after(FOREIGN_KEPT),
+            Found::Whole(record) => self.is_orphaned(&record),
+        }
+    }
+
+    /// Whether the runner that wrote the record is dead; of one elsewhere, whether it must be by its deadline.
+    fn is_orphaned(&self, record: &Record) -> bool {
+        if record.place == self.place {
+            !record.runner.is_alive()
+        } else {
+            clock::now() > record.deadline.after(FOREIGN_KEPT)
         }
     }
 
@@ -263,8 +271,7 @@ impl Local {
                 Found::Nothing => false,
                 // Perhaps being written just now, or by a dead writer: the age tells.
                 Found::Torn => is_older_than(&path, FOREIGN_KEPT),
-                Found::Whole(record) if record.place == self.place => !record.runner.is_alive(),
-                Found::Whole(record) => clock::now() > record.deadline.after(FOREIGN_KEPT),
+                Found::Whole(record) => self.is_orphaned(&record),
             };
             if is_left_over && let Err(error) = std::fs::remove_file(&path) {
                 tracing::debug!(path = %path.display(), %error, "a draft could not be removed");

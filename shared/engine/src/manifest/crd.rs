@@ -10,27 +10,16 @@ use serde_json::{Map, Value, json};
 
 use super::fields::schema;
 use super::object::camel_case;
-use super::read::STEPS_MAX;
+use super::read::{AGENT_FIELDS, CLI_FIELDS, CONDITIONAL_FIELDS, STEPS_MAX};
 
 /// API group.
 const GROUP: &str = "punching-fist.io";
 
 /// Fields of a step that only one type has, in the order of the types.
 const OF_TYPE: [(&str, &[&str]); 3] = [
-    (
-        "cli",
-        &[
-            "command",
-            "image",
-            "env",
-            "resources",
-            "run_as_user",
-            "fix",
-            "mode",
-        ],
-    ),
-    ("agent", &["goal", "tools", "llm_config", "on_timeout"]),
-    ("conditional", &["condition", "on_false"]),
+    ("cli", &CLI_FIELDS),
+    ("agent", &AGENT_FIELDS),
+    ("conditional", &CONDITIONAL_FIELDS),
 ];
 
 /// The definition, for `kubectl apply`.

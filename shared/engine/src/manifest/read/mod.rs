@@ -20,6 +20,7 @@ use crate::admit::Policy;
 use crate::program::StepDraft;
 use runtime::{runtime, trigger};
 use step::step;
+pub(super) use step::{AGENT_FIELDS, CLI_FIELDS, CONDITIONAL_FIELDS};
 
 /// So many steps may a workflow have.
 pub const STEPS_MAX: usize = 1000;

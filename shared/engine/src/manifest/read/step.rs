@@ -88,7 +88,8 @@ pub(super) fn step(sink: &Sink, index: usize, node: &Node, policy: &Policy) -> S
     draft
 }
 
-const CLI_FIELDS: [&str; 7] = [
+/// Fields that only a cli step has; below, those of the other types.
+pub(in crate::manifest) const CLI_FIELDS: [&str; 7] = [
     "command",
     "image",
     "env",
@@ -97,8 +98,8 @@ const CLI_FIELDS: [&str; 7] = [
     "fix",
     "mode",
 ];
-const AGENT_FIELDS: [&str; 4] = ["goal", "tools", "llm_config", "on_timeout"];
-const CONDITIONAL_FIELDS: [&str; 2] = ["condition", "on_false"];
+pub(in crate::manifest) const AGENT_FIELDS: [&str; 4] = ["goal", "tools", "llm_config", "on_timeout"];
+pub(in crate::manifest) const CONDITIONAL_FIELDS: [&str; 2] = ["condition", "on_false"];
 
 /// The timeout in milliseconds, and whether it was given in seconds.
 fn timeout(object: &mut Object) -> (u64, bool) {
