@@ -120,6 +120,8 @@ impl Release {
         let (nats_name, nats_tag) = parts(&nats);
         let values = json!({
             "image": {"repository": name, "tag": tag},
+            // The workflows of tests beside this one are not for this installation.
+            "ingest": {"watchNamespaces": [cluster.namespace()]},
             "cliRunner": {"defaultImage": shell_image()},
             "agentRunner": {
                 "image": {"repository": agent_name, "tag": agent_tag},

@@ -54,7 +54,10 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
             }
         };
         let _running = self.tasks.metrics.step_running("cli");
-        if deliveries > 1 && !job.program.is_gated() {
+        // A server that crashes may forget a delivery of the last moments, and hands the task out as if for the first
+        // time: to those who were connected before it, it does not.
+        let may_be_second = deliveries > 1 || message.at < self.tasks.log.connected_since();
+        if may_be_second && !job.program.is_gated() {
             self.record_repeat(&task).await?;
         }
         let trace = self.tasks.trace(&task);

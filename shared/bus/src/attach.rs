@@ -17,7 +17,7 @@ use crate::{
 /// How long to go on trying for the first connection: a NATS server that starts beside us takes seconds.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long to wait for the streams and consumers, which another makes.
+/// How long to wait for the streams and consumers: where everything is installed at once, `fist nats init` runs beside us.
 const TOPOLOGY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the connection and the queues are looked at.
@@ -49,16 +49,37 @@ pub async fn attach(service: &Service) -> Result<Attached, Fatal> {
     for exposure in connection.exposures() {
         tracing::warn!(url = connection.url(), "{exposure}");
     }
-    wait_for_topology(&connection, service).await?;
-    let log = NatsLog::open(&connection)
-        .await?
-        .with_spans(service.spans.clone());
+    let deadline = Instant::now() + TOPOLOGY_WITHIN;
+    let mut is_told = false;
+    loop {
+        // A server that is busy, or elects its leader, may answer only the next time.
+        let error = match open(&connection, service).await {
+            Ok(attached) => return Ok(attached),
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut is_told, true) {
+            let within_s = TOPOLOGY_WITHIN.as_secs();
+            tracing::warn!(%error, within_s, "waiting for NATS to be set up");
+        }
+        service.health.set("nats", Err(error.to_string()));
+        if Instant::now() + LOOK_EVERY >= deadline {
+            return Err(error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = service.shutdown.cancelled() => return Err(error),
+        }
+    }
+}
+
+async fn open(connection: &Connection, service: &Service) -> Result<Attached, Fatal> {
+    topology::check(connection).await?;
+    let log = NatsLog::open(connection).await?.with_spans(service.spans.clone());
     follow_servers_clock(&log).await?;
-    let blobs = Blobs::open(&connection).await?;
     Ok(Attached {
-        connection,
+        connection: connection.clone(),
         log,
-        blobs,
+        blobs: Blobs::open(connection).await?,
     })
 }
 
@@ -72,30 +93,6 @@ async fn follow_servers_clock(log: &NatsLog) -> Result<(), LogError> {
         );
     }
     Ok(())
-}
-
-/// Waits for streams that are not there yet: where everything is installed at once, `fist nats init` runs beside us.
-async fn wait_for_topology(connection: &Connection, service: &Service) -> Result<(), TopologyError> {
-    let deadline = Instant::now() + TOPOLOGY_WITHIN;
-    let mut is_told = false;
-    loop {
-        let missing = match topology::check(connection).await {
-            Err(missing @ TopologyError::Missing { .. }) => missing,
-            outcome => return outcome,
-        };
-        if !std::mem::replace(&mut is_told, true) {
-            let within_s = TOPOLOGY_WITHIN.as_secs();
-            tracing::warn!(%missing, within_s, "waiting for it");
-        }
-        service.health.set("nats", Err(missing.to_string()));
-        if Instant::now() + LOOK_EVERY >= deadline {
-            return Err(missing);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = service.shutdown.cancelled() => return Err(missing),
-        }
-    }
 }
 
 /// How the configuration wants NATS to be reached, by a client of this name. Who will not wait a minute for a server

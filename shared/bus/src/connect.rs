@@ -5,11 +5,16 @@
 //!   with a bounded delay.
 //! - A server that cannot do what the protocol needs is refused before anything is written.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_nats::{ConnectOptions, Event, jetstream};
 use service::http::is_this_machine;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::permissions::inbox_prefix;
 
@@ -54,6 +59,27 @@ pub struct Connection {
     pub(crate) context: jetstream::Context,
     url: String,
     reconnects: watch::Receiver<u64>,
+    unbroken: Unbroken,
+}
+
+/// Since when a connection is unbroken; `None` while it is broken.
+#[derive(Clone, Debug, Default)]
+struct Unbroken(Arc<Mutex<Option<Instant>>>);
+
+impl Unbroken {
+    fn note(&self, event: &Event) {
+        let since = match event {
+            Event::Connected => Some(Instant::now()),
+            Event::Disconnected => None,
+            _ => return,
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn time(&self) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 /// Why there is no connection. The text is one sentence with the remedy.
@@ -134,12 +160,13 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`], after [`Settings::deadline`] at the latest.
     pub async fn open(settings: &Settings) -> Result<Self, ConnectError> {
-        let deadline = tokio::time::Instant::now() + settings.deadline;
+        let deadline = Instant::now() + settings.deadline;
         let url = settings.url.clone();
         let (connects, reconnects) = watch::channel(0);
         let connects = Arc::new(connects);
+        let unbroken = Unbroken::default();
         let client = loop {
-            let error = match options(settings, Arc::clone(&connects))
+            let error = match options(settings, Arc::clone(&connects), unbroken.clone())
                 .await?
                 .connect(addresses(&url)?)
                 .await
@@ -159,7 +186,7 @@ impl Connection {
             ) {
                 return Err(ConnectError::Unauthorized { url, reason });
             }
-            if tokio::time::Instant::now() + FIRST_CONNECT_PAUSE >= deadline {
+            if Instant::now() + FIRST_CONNECT_PAUSE >= deadline {
                 return Err(ConnectError::Unreachable { url, reason });
             }
             tracing::debug!(url, reason, "no NATS server yet");
@@ -174,6 +201,7 @@ impl Connection {
             context,
             url,
             reconnects,
+            unbroken,
         };
         connection.check_server(deadline).await?;
         Ok(connection)
@@ -216,7 +244,12 @@ impl Connection {
         self.reconnects.clone()
     }
 
-    async fn check_server(&self, deadline: tokio::time::Instant) -> Result<(), ConnectError> {
+    /// For how long the connection has not broken.
+    pub(crate) fn unbroken(&self) -> Duration {
+        self.unbroken.time()
+    }
+
+    async fn check_server(&self, deadline: Instant) -> Result<(), ConnectError> {
         let info = self.client.server_info();
         let url = self.url.clone();
         if !is_new_enough(&info.version) {
@@ -231,7 +264,7 @@ impl Connection {
                 Ok(_) => return Ok(()),
                 Err(error) => error.to_string(),
             };
-            if !info.jetstream || tokio::time::Instant::now() + FIRST_CONNECT_PAUSE >= deadline {
+            if !info.jetstream || Instant::now() + FIRST_CONNECT_PAUSE >= deadline {
                 return Err(ConnectError::NoJetStream { url, reason });
             }
             tokio::time::sleep(FIRST_CONNECT_PAUSE).await;
@@ -314,6 +347,7 @@ fn addresses(url: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
 async fn options(
     settings: &Settings,
     connects: Arc<watch::Sender<u64>>,
+    unbroken: Unbroken,
 ) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new()
         .name(&settings.client_name)
@@ -322,6 +356,7 @@ async fn options(
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
+            unbroken.note(&event);
             if matches!(event, Event::Connected) {
                 connects.send_modify(|count| *count += 1);
             }

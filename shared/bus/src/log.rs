@@ -275,6 +275,10 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// The time, by the clock that the simulation turns; for `at` of what is written.
     fn now(&self) -> Timestamp;
 
+    /// Since when this client has been connected without a break. What was written before may have been handed to
+    /// another, of which a server that crashed meanwhile need not know.
+    fn connected_since(&self) -> Timestamp;
+
     /// A number that another process has not: for pauses of two that must not stay in step.
     fn salt(&self) -> u64 {
         std::process::id().into()

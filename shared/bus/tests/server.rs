@@ -91,6 +91,37 @@ async fn no_server_is_one_clear_sentence() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_the_connection_broke_is_told_from_what_came_after() {
+    let (mut server, connection) = TestNats::ready().await;
+    let log = NatsLog::open(&connection).await.unwrap();
+    let (namespace, id) = execution(1);
+    let written = async |n| {
+        let subject = Subject::CancelRequest(namespace.clone(), id, n);
+        while !matches!(log.write_fact(&subject, b"x".to_vec()).await, Ok(Written::New(_))) {}
+        log.last(&subject.to_string()).await.unwrap().unwrap().at
+    };
+    let before = written(1).await;
+    assert!(log.connected_since() <= before);
+    server.kill9();
+    let is_noticed = async {
+        while log.connected_since() <= before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_noticed).await.unwrap();
+    server.restart().await;
+    // The client tells of its connection a moment after its first use.
+    let is_told = async {
+        let mut number = 2;
+        while written(number).await < log.connected_since() {
+            number += 1;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_told).await.unwrap();
+    assert!(before < log.connected_since());
+}
+
+#[tokio::test]
 async fn facts_and_followers_survive_a_killed_server() {
     let (mut server, connection) = TestNats::ready().await;
     let log = NatsLog::open(&connection).await.unwrap();

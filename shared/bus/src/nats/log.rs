@@ -263,6 +263,11 @@ impl Log for NatsLog {
         service::clock::now()
     }
 
+    fn connected_since(&self) -> Timestamp {
+        let unbroken = i64::try_from(self.connection().unbroken().as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(self.now().as_millis().saturating_sub(unbroken))
+    }
+
     async fn write_fact(&self, subject: &Subject, payload: Vec<u8>) -> Result<Written, LogError> {
         let mut headers = write_once();
         self.name_span(&mut headers, || subject.span());

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use protocol::Timestamp;
 use tokio::time::Instant;
 
 /// How one client fares.
 #[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) is_crashed: bool,
+    /// By the broker's clock.
+    pub(super) connected_at: Timestamp,
     /// Points passed: before and after each of its requests' effects.
     pub(super) points: u64,
     /// The point at which it crashes.

@@ -280,6 +280,10 @@ impl Log for SimLog {
         Timestamp::from_millis(at.as_millis().saturating_add(clock_ms))
     }
 
+    fn connected_since(&self) -> Timestamp {
+        self.broker.state().client(self.id).connected_at
+    }
+
     fn salt(&self) -> u64 {
         self.id
     }

@@ -115,9 +115,8 @@ impl SimBroker {
 
     /// A client, such as one process of a service.
     pub fn client(&self) -> SimLog {
-        let mut state = self.state();
-        let id = state.new_client();
-        drop(state);
+        let now = self.now();
+        let id = self.state().new_client(now);
         SimLog::new(self.clone(), id)
     }
 

@@ -166,8 +166,11 @@ impl State {
     }
 
     /// A new client's id: from 1, for people to read.
-    pub(super) fn new_client(&mut self) -> u64 {
-        self.clients.push(Client::default());
+    pub(super) fn new_client(&mut self, connected_at: Timestamp) -> u64 {
+        self.clients.push(Client {
+            connected_at,
+            ..Client::default()
+        });
         self.clients.len() as u64
     }
 
