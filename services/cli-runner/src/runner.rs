@@ -53,6 +53,15 @@ impl<L: Log, E: Executor> Handler for Runner<L, E> {
                 return self.tasks.write_done(&task, refused).await.map(drop);
             }
         };
+        // What must not be done in vain is asked for once more.
+        if job.program.is_gated()
+            && self
+                .tasks
+                .is_over(&task.namespace, task.execution, &task.step, task.attempt)
+                .await?
+        {
+            return Ok(());
+        }
         let _running = self.tasks.metrics.step_running("cli");
         // A server that crashes may forget a delivery of the last moments, and hands the task out as if for the first
         // time: to those who were connected before it, it does not.

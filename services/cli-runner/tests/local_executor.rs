@@ -473,6 +473,23 @@ async fn what_a_killed_runner_left_is_ended_before_work_is_taken_up() {
 }
 
 #[tokio::test]
+async fn a_record_that_was_never_written_whole_goes_soon() {
+    let bench = Bench::new();
+    let draft = |name: &str, age: Duration| {
+        let path = bench.root.path().join("work").join(name);
+        fs::write(&path, "{").unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        path
+    };
+    let old = draft(".workflow-cli-a.1.0", Duration::from_secs(60));
+    let new = draft(".workflow-cli-b.1.1", Duration::ZERO);
+    bench.local.sweep(&Nothing).await.unwrap();
+    assert!(!old.exists(), "whoever wrote it is dead");
+    assert!(new.exists(), "somebody may be writing it");
+}
+
+#[tokio::test]
 async fn a_group_whose_number_went_to_a_stranger_is_not_touched() {
     let bench = Bench::new();
     let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();

@@ -26,7 +26,7 @@ impl Definitions {
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return known.clone();
         }
-        let compiled = serde_json::from_value(start.spec.clone())
+        let compiled = serde_json::from_str(&key)
             .map_err(|error| format!("its spec cannot be read: {error}"))
             .and_then(|spec| Definition::compile(spec).map(Arc::new));
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

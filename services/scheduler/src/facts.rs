@@ -9,7 +9,6 @@
 use std::{
     fmt::Display,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
     time::Duration,
 };
 
@@ -163,7 +162,7 @@ impl<L: Log> Facts<L> {
         if let (Fact::Start(start), 1, 0) = (&observed.fact, deliveries, round) {
             let definition = self.definitions.of(start);
             return Ok(Known {
-                state: State::new(Arc::new(start.as_ref().clone()), definition),
+                state: State::new(start, definition),
                 lane_seq: 0,
                 started_at: at,
             });

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A message is acked after the transaction with its rows has committed, never before.
-//! - A database that is away holds one batch in hand and leaves the rest in the log; nothing is lost, and
-//!   nothing is tried without a pause that grows.
+//! - A batch is fetched and read while the one before it is written. A database that is away holds these two in
+//!   hand and leaves the rest in the log; nothing is lost, and nothing is tried without a pause that grows.
 //! - What cannot be read, and what the database refuses on its own, becomes a dead letter; its neighbours in
 //!   the batch are written all the same.
 
@@ -81,12 +81,20 @@ impl<L: Log> Projector<L> {
         let Some(mut inbox) = self.open().await? else {
             return Ok(());
         };
+        let mut next = Understood::default();
         loop {
-            let batch_max = self.service.config.database.batch_max;
+            if !next.is_empty() {
+                if self.service.shutdown.is_cancelled() {
+                    hand_back(next.into_deliveries()).await;
+                    break;
+                }
+                next = self.settle_and_fetch(next, &mut inbox).await;
+                continue;
+            }
             let deliveries = tokio::select! {
                 biased;
                 () = self.service.shutdown.cancelled() => break,
-                deliveries = inbox.next_batch(batch_max, IDLE_MAX) => deliveries,
+                deliveries = inbox.next_batch(self.batch_max(), IDLE_MAX) => deliveries,
             };
             match deliveries {
                 Ok(deliveries) if deliveries.is_empty() => {
@@ -96,7 +104,7 @@ impl<L: Log> Projector<L> {
                             .map_err(|error| error.to_string()),
                     );
                 }
-                Ok(deliveries) => self.project(deliveries, inbox.ack_wait() / 3).await,
+                Ok(deliveries) => self.understand(deliveries, &mut next),
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, "no messages can be fetched just now");
                     tokio::time::sleep(FETCH_RETRY_AFTER).await;
@@ -131,12 +139,44 @@ impl<L: Log> Projector<L> {
         }
     }
 
-    /// Writes what `deliveries` say, and settles each of them.
-    async fn project(&self, deliveries: Vec<Delivery>, progress_every: Duration) {
-        for delivery in &deliveries {
-            self.service.metrics.delivery(CONSUMER, delivery.deliveries);
+    fn batch_max(&self) -> usize {
+        self.service.config.database.batch_max
+    }
+
+    /// Settles what is in hand, and meanwhile takes what comes next, which it returns.
+    async fn settle_and_fetch(&self, in_hand: Understood, inbox: &mut L::Inbox) -> Understood {
+        let progress_every = inbox.ack_wait() / 3;
+        let mut settling = std::pin::pin!(self.settle(in_hand, progress_every));
+        let mut progress = tokio::time::interval_at(Instant::now() + progress_every, progress_every);
+        let mut next = Understood::default();
+        // What keeps messages from being fetched is met, and told, by the next fetch.
+        let mut can_fetch = true;
+        loop {
+            let free = self.batch_max().saturating_sub(next.len());
+            tokio::select! {
+                biased;
+                () = &mut settling => return next,
+                fetched = inbox.next_batch(free, IDLE_MAX), if can_fetch && free > 0 => match fetched {
+                    Ok(deliveries) => self.understand(deliveries, &mut next),
+                    Err(_) => can_fetch = false,
+                },
+                _ = progress.tick(), if !next.is_empty() => {
+                    join_all(next.deliveries().map(Delivery::progress)).await;
+                }
+            }
         }
-        let Understood { good, bad } = understand(deliveries);
+    }
+
+    fn understand(&self, deliveries: Vec<Delivery>, understood: &mut Understood) {
+        for delivery in deliveries {
+            self.service.metrics.delivery(CONSUMER, delivery.deliveries);
+            understood.add(delivery);
+        }
+    }
+
+    /// Writes what the deliveries say, and settles each of them.
+    async fn settle(&self, in_hand: Understood, progress_every: Duration) {
+        let Understood { good, bad } = in_hand;
         for (delivery, error) in bad {
             self.set_aside_unreadable(delivery, &error).await;
         }
@@ -266,9 +306,8 @@ fn too_slow() -> StoreError {
     ))
 }
 
-fn understand(deliveries: Vec<Delivery>) -> Understood {
-    let mut understood = Understood::default();
-    for delivery in deliveries {
+impl Understood {
+    fn add(&mut self, delivery: Delivery) {
         let message = &delivery.message;
         let reading = read(Message {
             subject: &message.subject,
@@ -277,11 +316,28 @@ fn understand(deliveries: Vec<Delivery>) -> Understood {
             payload: &message.payload,
         });
         match reading {
-            Ok(reading) => understood.good.push((delivery, reading)),
-            Err(error) => understood.bad.push((delivery, error)),
+            Ok(reading) => self.good.push((delivery, reading)),
+            Err(error) => self.bad.push((delivery, error)),
         }
     }
-    understood
+
+    fn len(&self) -> usize {
+        self.good.len() + self.bad.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn into_deliveries(self) -> impl Iterator<Item = Delivery> {
+        let good = self.good.into_iter().map(|(delivery, _)| delivery);
+        good.chain(self.bad.into_iter().map(|(delivery, _)| delivery))
+    }
+
+    fn deliveries(&self) -> impl Iterator<Item = &Delivery> {
+        let good = self.good.iter().map(|(delivery, _)| delivery);
+        good.chain(self.bad.iter().map(|(delivery, _)| delivery))
+    }
 }
 
 /// What `readings` say, as one batch.

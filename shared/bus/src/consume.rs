@@ -18,7 +18,10 @@ use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use protocol::DeadLetter;
 use service::Config;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -86,6 +89,9 @@ const HANDED_BACK_AFTER: Duration = Duration::from_millis(100);
 /// How long a message rests after its handler panicked.
 const PANIC_RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a few free places wait for others before messages are asked for.
+const GATHER_TIME: Duration = Duration::from_millis(1);
+
 /// Messages that nobody takes are asked for anew at this interval.
 const ROUND_MAX: Duration = Duration::from_secs(5);
 
@@ -114,8 +120,17 @@ pub async fn consume<L: Log, H: Handler>(
         give_up: CancellationToken::new(),
     });
     let mut in_hand: JoinSet<Option<Failure>> = JoinSet::new();
+    // Under load, a request for every place that comes free would cost the server as much as the messages.
+    let enough = (concurrency / 8).max(1);
+    let mut few_since: Option<Instant> = None;
     let outcome = loop {
         let free = concurrency.saturating_sub(in_hand.len());
+        let asks_at = match free {
+            0 => None,
+            _ if free >= enough => Some(Instant::now()),
+            _ => Some(*few_since.get_or_insert_with(Instant::now) + GATHER_TIME),
+        };
+        let asks = asks_at.is_some_and(|at| at <= Instant::now());
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break Ok(()),
@@ -124,8 +139,10 @@ pub async fn consume<L: Log, H: Handler>(
                     break Err(fatal);
                 }
             }
-            batch = inbox.next_batch(free, ROUND_MAX), if free > 0 => match batch {
+            () = sleep_until(asks_at.unwrap_or_else(Instant::now)), if free > 0 && !asks => {}
+            batch = inbox.next_batch(free, ROUND_MAX), if asks => match batch {
                 Ok(deliveries) => {
+                    few_since = None;
                     for delivery in deliveries {
                         in_hand.spawn(Arc::clone(&work).run(delivery));
                     }

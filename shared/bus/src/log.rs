@@ -279,6 +279,9 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// another, of which a server that crashed meanwhile need not know.
     fn connected_since(&self) -> Timestamp;
 
+    /// Whether there are copies of the log on several servers.
+    fn is_replicated(&self) -> bool;
+
     /// A number that another process has not: for pauses of two that must not stay in step.
     fn salt(&self) -> u64 {
         std::process::id().into()
@@ -344,6 +347,12 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`LogError`].
     fn last(&self, filter: &str) -> impl Future<Output = Result<Option<LogMessage>, LogError>> + Send;
+
+    /// Whether the log holds a message on any of these subjects, none of which has a wildcard; at most 64 of them.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    fn holds_any(&self, subjects: &[String]) -> impl Future<Output = Result<bool, LogError>> + Send;
 
     /// Messages of the log on any of `filters` from `position` on, history first, then as they come.
     ///

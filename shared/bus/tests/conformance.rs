@@ -50,6 +50,9 @@ fn cases<L: Log>() -> Vec<Case<L>> {
         ("the last message is found by wildcard", |log| {
             Box::pin(last_by_wildcard(log))
         }),
+        ("one look tells whether any subject is held", |log| {
+            Box::pin(any_is_held(log))
+        }),
         ("the log is read in pages", |log| Box::pin(log_in_pages(log))),
         ("a follower gets history, then what comes", |log| {
             Box::pin(follower(log))
@@ -453,6 +456,18 @@ async fn last_by_wildcard(log: impl Log) {
         .unwrap()
         .unwrap();
     assert_eq!(found.seq, second);
+}
+
+/// One look over several subjects.
+async fn any_is_held(log: impl Log) {
+    let note = Subject::Note(namespace(), execution(1));
+    let subjects = [&note, &command(1), &command(2)].map(ToString::to_string);
+    assert!(!log.holds_any(&subjects).await.unwrap());
+    let first = appended(&log, &command(1), 0).await;
+    assert!(log.holds_any(&subjects).await.unwrap());
+    appended(&log, &note, first).await;
+    assert!(log.holds_any(&subjects).await.unwrap(), "more than one");
+    assert!(!log.holds_any(&subjects[2..]).await.unwrap());
 }
 
 async fn log_in_pages(log: impl Log) {

@@ -203,6 +203,44 @@ async fn a_task_is_taken_unless_there_is_nothing_left_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_a_new_task_the_log_is_asked_only_where_its_execution_may_have_ended() {
+    let bench = Bench::new();
+    tokio::time::advance(2 * service::clock::TOLERANCE).await;
+    bench.tasks.running.listens_from(0);
+    let is_asked = async |task: &Task, deliveries| {
+        let points = bench.tasks.log.points();
+        let taken = bench
+            .tasks
+            .take(&bench.dispatched(task), deliveries)
+            .await
+            .unwrap();
+        (bench.tasks.log.points() > points, taken.is_some())
+    };
+    let task = bench.task("new");
+    bench.dispatch(&task).await;
+    assert_eq!(is_asked(&task, 1).await, (false, true));
+    assert_eq!(
+        is_asked(&task, 2).await,
+        (true, true),
+        "perhaps at work elsewhere"
+    );
+    assert_eq!(is_asked(&task, 1).await, (true, true), "it was in hand here");
+
+    let cancelled = bench.task("cancelled");
+    bench.dispatch(&cancelled).await;
+    bench.cancel(&cancelled).await;
+    bench.tasks.running.cancel(cancelled.execution, 3);
+    assert_eq!(is_asked(&cancelled, 1).await, (true, false));
+
+    // More cancels than are kept in mind: those of older tasks may be forgotten.
+    for number in 0..2000 {
+        let other = ExecutionId::derive(&["other", &number.to_string()]);
+        bench.tasks.running.cancel(other, 4 + number);
+    }
+    assert_eq!(is_asked(&bench.task("older"), 1).await, (true, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_set_aside_and_counted() {
     let bench = Bench::new();
     let task = bench.task("s");

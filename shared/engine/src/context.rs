@@ -44,7 +44,7 @@ pub struct FinishedStep<'a> {
 #[must_use]
 pub fn build<'a>(
     execution: ExecutionRoot<'_>,
-    input: &Input,
+    input: Input,
     env: &BTreeMap<String, String>,
     steps: impl IntoIterator<Item = FinishedStep<'a>>,
 ) -> Value {
@@ -52,13 +52,19 @@ pub fn build<'a>(
         .into_iter()
         .map(|step| (step.name.to_owned(), step_root(&step)))
         .collect();
-    json!({
-        "source": {"data": input.data},
-        "alert": input.alert.clone().unwrap_or_default(),
-        "steps": steps,
-        "env": env,
-        "execution": {"id": execution.id, "name": execution.name, "namespace": execution.namespace},
-    })
+    // The macro would copy the input.
+    let mut source = Map::new();
+    source.insert("data".to_owned(), Value::Object(input.data));
+    let mut roots = Map::new();
+    roots.insert("source".to_owned(), Value::Object(source));
+    roots.insert("alert".to_owned(), Value::Object(input.alert.unwrap_or_default()));
+    roots.insert("steps".to_owned(), Value::Object(steps));
+    roots.insert("env".to_owned(), json!(env));
+    roots.insert(
+        "execution".to_owned(),
+        json!({"id": execution.id, "name": execution.name, "namespace": execution.namespace}),
+    );
+    Value::Object(roots)
 }
 
 /// `status`, `output`, and the output's own keys beside them.
@@ -195,7 +201,7 @@ mod tests {
                 name: "w",
                 namespace: "default",
             },
-            &input,
+            input,
             &BTreeMap::from([("A".to_owned(), "1".to_owned())]),
             [
                 FinishedStep {

@@ -60,11 +60,9 @@ pub(crate) fn build(
     outputs: &dyn Outputs,
     wanted: &Wanted<'_>,
 ) -> Value {
-    let nothing = Input::default();
-    let input = if wanted.is_input_read {
-        &state.start.input
-    } else {
-        &nothing
+    let input = match wanted.is_input_read {
+        true => state.start.input(),
+        false => Input::default(),
     };
     let id = state.start.execution.to_string();
     let execution = ExecutionRoot {

@@ -16,13 +16,13 @@ use protocol::{
 };
 use serde_json::Value;
 
-use crate::{context, definition::Definition};
+use crate::{definition::Definition, origin::Origin};
 
 /// Where an execution stands.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// The fact that began it.
-    pub(crate) start: Arc<Start>,
+    /// What it began with.
+    pub(crate) start: Origin,
     /// Its definition, compiled; else why it cannot be.
     pub(crate) definition: Result<Arc<Definition>, String>,
     /// How far it is.
@@ -97,10 +97,10 @@ pub enum ReplayError {
 
 impl State {
     /// The state before anything was decided.
-    pub fn new(start: Arc<Start>, definition: Result<Arc<Definition>, String>) -> Self {
+    pub fn new(start: &Start, definition: Result<Arc<Definition>, String>) -> Self {
         let count = definition.as_ref().map_or(0, |definition| definition.len());
         Self {
-            start,
+            start: Origin::of(start),
             definition,
             phase: Phase::Pending,
             steps: vec![StepState::PENDING; count],
@@ -128,12 +128,12 @@ impl State {
         let start = facts
             .values()
             .find_map(|fact| match fact {
-                Fact::Start(start) => Some(start.as_ref().clone()),
+                Fact::Start(start) => Some(start.as_ref()),
                 _ => None,
             })
             .ok_or(ReplayError::NoStart)?;
-        let definition = compile(&start);
-        let mut state = Self::new(Arc::new(start), definition);
+        let definition = compile(start);
+        let mut state = Self::new(start, definition);
         for (_, message) in messages {
             if let Logged::Lane(append) = message {
                 let cause = facts.get(&append.cause.seq).ok_or_else(|| {
@@ -233,8 +233,8 @@ impl State {
         })
     }
 
-    /// The fact that began it.
-    pub fn start(&self) -> &Start {
+    /// What it began with.
+    pub fn start(&self) -> &Origin {
         &self.start
     }
 
@@ -255,7 +255,7 @@ impl State {
 
     /// The namespace in which a fix may act: the alert's where it names one, else the workflow's.
     pub fn fix_namespace(&self) -> &str {
-        context::fix_namespace(&self.start.input, self.start.namespace.as_str())
+        &self.start.fix_namespace
     }
 
     /// Whether some runner may be at work for this execution.

@@ -153,7 +153,7 @@ fn every_example_is_valid_and_rendered_with_its_alert() {
                 name,
                 namespace: "default",
             };
-            let context = context::build(execution, &input, &BTreeMap::new(), steps);
+            let context = context::build(execution, input.clone(), &BTreeMap::new(), steps);
             match &step.work {
                 Work::Cli(cli) => {
                     let plain = matches!(cli.gate, Some(Gated::Suggested { .. }));

@@ -29,6 +29,10 @@ pub use main_with::{health_limits, install_crypto, main_with, main_with_flags};
 pub use metrics::Metrics;
 pub use spans::Spans;
 
+/// JSON is made of many small pieces: the system's allocator took a fifth of the time of all services.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a service is given to run with.
 #[derive(Clone, Debug)]
 pub struct Service {

@@ -48,6 +48,9 @@ const BUSY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How long a record whose runner cannot be judged from here (another container, another boot) outlives its
 /// deadline.
 const FOREIGN_KEPT: Duration = Duration::from_secs(3600);
+/// How long a half-written draft of a record is kept. Writing one takes a moment; whoever was suspended amid it for
+/// longer finds it gone, and its task comes again.
+const DRAFT_KEPT: Duration = Duration::from_secs(30);
 
 /// What local commands are given.
 #[derive(Clone, Debug)]
@@ -270,7 +273,7 @@ impl Local {
             let is_left_over = match found {
                 Found::Nothing => false,
                 // Perhaps being written just now, or by a dead writer: the age tells.
-                Found::Torn => is_older_than(&path, FOREIGN_KEPT),
+                Found::Torn => is_older_than(&path, DRAFT_KEPT),
                 Found::Whole(record) => self.is_orphaned(&record),
             };
             if is_left_over && let Err(error) = std::fs::remove_file(&path) {

@@ -61,6 +61,8 @@ pub const SCRIPT: &str = "turns:\n  - submit_findings:\n      summary: Nothing t
 pub struct Workflow {
     start: Start,
     pub steps: usize,
+    /// A start fact before and after its execution's id: what is measured is not who writes it.
+    message: (String, String),
 }
 
 impl Workflow {
@@ -96,24 +98,33 @@ impl Workflow {
             delivery: None,
             uid: None,
         };
-        Self { start, steps }
+        Self::of(start, steps)
+    }
+
+    fn of(start: Start, steps: usize) -> Self {
+        let id = start.execution.to_string();
+        let fact = Fact::Start(Box::new(start.clone()));
+        let text = String::from_utf8(encode(service::clock::now(), &fact)).unwrap();
+        let (before, after) = text.split_once(&id).unwrap();
+        Self {
+            message: (before.to_owned(), after.to_owned()),
+            start,
+            steps,
+        }
     }
 
     /// One command that takes longer than anybody measures.
     pub fn sleeping() -> Self {
         let mut workflow = Self::new(Kind::Cli, 1);
         workflow.start.spec["steps"][0]["command"] = json!("sleep 600");
-        workflow
+        Self::of(workflow.start, workflow.steps)
     }
 
     /// A start fact of its own.
     pub fn start(&self, execution: ExecutionId) -> (Subject, Vec<u8>) {
-        let fact = Fact::Start(Box::new(Start {
-            execution,
-            ..self.start.clone()
-        }));
         let subject = Subject::Start(self.start.namespace.clone(), execution);
-        (subject, encode(service::clock::now(), &fact))
+        let (before, after) = &self.message;
+        (subject, format!("{before}{execution}{after}").into_bytes())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bus::topology::STORE_WRITER;
+use bus::{Log as _, topology::STORE_WRITER};
 
 use crate::{
     Bench,
@@ -10,7 +10,7 @@ use crate::{
     databases::Database,
     flows::{Driven, Ends, Kind, Product, SCRIPT, Workflow, drive, median, one, sizes},
     report::{Row, Target},
-    world::{Nats, Running, Sync},
+    world::{Nats, Running, Sync, until},
 };
 
 /// Steps of a flow.
@@ -104,6 +104,10 @@ impl Pair {
             log,
             workflow: Workflow::new(kind, steps),
         });
+        // Runners ask the log about every task until their connection has stood for so long.
+        let log = product.log.clone();
+        let is_trusted = async || log.now() >= log.connected_since().after(service::clock::TOLERANCE);
+        until("the connections have stood", is_trusted).await;
         let mut product_ends = Ends::follow(&product_nats.log).await;
         for _ in 0..setup.warm_flows() {
             one(&*product, &mut product_ends).await;

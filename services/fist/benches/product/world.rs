@@ -184,7 +184,7 @@ impl Running {
 struct AtOnce(Tasks<NatsLog>);
 
 /// Tasks in hand at one time.
-const IN_PROCESS_CONCURRENCY: usize = 64;
+const IN_PROCESS_CONCURRENCY: usize = 256;
 
 async fn in_process(service: Service) -> Result<(), Fatal> {
     service.health.expect("nats");

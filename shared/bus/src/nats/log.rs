@@ -268,6 +268,10 @@ impl Log for NatsLog {
         Timestamp::from_millis(self.now().as_millis().saturating_sub(unbroken))
     }
 
+    fn is_replicated(&self) -> bool {
+        self.inner.log.is_replicated()
+    }
+
     async fn write_fact(&self, subject: &Subject, payload: Vec<u8>) -> Result<Written, LogError> {
         let mut headers = write_once();
         self.name_span(&mut headers, || subject.span());
@@ -339,6 +343,10 @@ impl Log for NatsLog {
 
     async fn last(&self, filter: &str) -> Result<Option<LogMessage>, LogError> {
         Ok(self.inner.log.last(filter).await?.map(|raw| raw.message))
+    }
+
+    async fn holds_any(&self, subjects: &[String]) -> Result<bool, LogError> {
+        self.inner.log.holds_any(subjects).await
     }
 
     async fn follow(&self, filters: Vec<String>, position: Position) -> Result<Follow, LogError> {

@@ -79,6 +79,11 @@ impl Reader {
         }
     }
 
+    /// Whether there are copies of the stream on several servers.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.may_lag
+    }
+
     /// All messages on `filter` from `first_seq` on, at most `max`, by walking the stream. For filters that
     /// most messages are on: for others the server searches block by block, which takes the longer the
     /// larger the stream is.
@@ -328,6 +333,18 @@ impl Reader {
         self.one(json!({"last_by_subj": filter}), filter).await
     }
 
+    /// Whether there is a message on any of `subjects`, which have no wildcards.
+    pub(crate) async fn holds_any(&self, subjects: &[String]) -> Result<bool, LogError> {
+        if self.may_lag {
+            let lasts = subjects.iter().map(|subject| self.leader_last(subject));
+            return Ok(try_join_all(lasts).await?.iter().any(Option::is_some));
+        }
+        // Where there are several, the client drops all answers but the first, which is enough.
+        let what = subjects.join(", ");
+        let found = self.one(json!({"multi_last": subjects}), &what).await?;
+        Ok(found.is_some())
+    }
+
     /// The message at `seq`.
     pub(crate) async fn at(&self, seq: u64) -> Result<Option<Raw>, LogError> {
         self.one(json!({"seq": seq}), &format!("message {seq} of {}", self.stream))
@@ -357,7 +374,7 @@ impl Reader {
                 .ok_or_else(|| {
                     LogError::unavailable(format!("read {what}"), "an answer without its sequence")
                 }),
-            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(StatusCode::NOT_FOUND) if is_none(answer.description.as_deref(), &request) => Ok(None),
             Some(status) => Err(LogError::unavailable(
                 format!("read {what}"),
                 format!("{status} {}", answer.description.unwrap_or_default()),

@@ -41,7 +41,8 @@ pub use self::{
     trace::TaskTrace,
 };
 use crate::{
-    Attached, Blobs, Consume, Durable, Failure, Follow, Handler, Log, LogMessage, NatsLog, Position, consume,
+    Attached, Blobs, Consume, Durable, Failure, Follow, Handler, Log, LogMessage, NatsLog, Position,
+    StreamId, consume,
 };
 
 /// How soon a task comes again that this very process is at.
@@ -102,7 +103,7 @@ impl<L: Log> Tasks<L> {
                 reason: "this process is at it already".to_owned(),
             });
         };
-        let is_settled = self.is_settled(&task).await?;
+        let is_settled = !self.is_new(&task, message, deliveries) && self.is_settled(&task).await?;
         Ok((!is_settled).then_some((task, in_hand)))
     }
 
@@ -160,6 +161,17 @@ impl<L: Log> Tasks<L> {
         Failure::Reject { reason }
     }
 
+    /// Whether nobody can have run the task, or ended its execution unheard: so the log need not be asked, which would
+    /// be one request more for every step.
+    fn is_new(&self, task: &Task, message: &LogMessage, deliveries: u64) -> bool {
+        // A server that was killed may have forgotten a delivery; copies of the log may know of it at different times.
+        let trusted_since = self.log.connected_since().after(clock::TOLERANCE);
+        deliveries == 1
+            && !self.log.is_replicated()
+            && message.at >= trusted_since
+            && self.running.is_new(task, message.seq)
+    }
+
     async fn is_settled(&self, task: &Task) -> Result<bool, Failure> {
         self.is_over(&task.namespace, task.execution, &task.step, task.attempt)
             .await
@@ -176,10 +188,17 @@ impl<L: Log> Tasks<L> {
         step: &StepName,
         attempt: Attempt,
     ) -> Result<bool, Failure> {
-        let done = Subject::Done(namespace.clone(), execution, step.clone(), attempt);
-        if self.log.last(&done.to_string()).await?.is_some() {
+        let done = Subject::Done(namespace.clone(), execution, step.clone(), attempt).to_string();
+        // One look, which nearly always finds nothing, and for which the server has an index.
+        let note = Subject::Note(namespace.clone(), execution).to_string();
+        let cancel = Subject::Cancel(namespace.clone(), execution).to_string();
+        if !self.log.holds_any(&[done.clone(), note, cancel]).await? {
+            return Ok(false);
+        }
+        if self.log.last(&done).await?.is_some() {
             return Ok(true);
         }
+        // A note may be an end or a plan, behind which there are tasks.
         let lane = subjects::lane_filter(namespace, execution);
         let Some(last) = self.log.last(&lane).await? else {
             return Ok(false);
@@ -210,7 +229,9 @@ pub async fn perform<L: Log, H: Handler>(
 ) -> Result<(), Fatal> {
     // Before the first task: a cancel that comes after the task was looked up must be heard.
     let cancels = vec![subjects::ALL_CANCELS.to_owned()];
-    let cancels = tasks.log.follow(cancels, Position::New).await?;
+    let last_seq = tasks.log.stream_state(StreamId::Log).await?.last_seq;
+    let cancels = tasks.log.follow(cancels, Position::Seq(last_seq + 1)).await?;
+    tasks.running.listens_from(last_seq);
     let shutdown = tasks.shutdown.clone();
     let consuming = consume(tasks.log.clone(), &tasks.queue, options, handler, shutdown);
     let mut consuming = std::pin::pin!(consuming);
@@ -232,7 +253,7 @@ async fn follow_cancels(mut cancels: Follow, running: &Running) -> Fatal {
             Err(error) => return Fatal::because("cancellations can be heard no longer", error),
         };
         if let Ok(Subject::Cancel(_, execution)) = Subject::parse(&message.subject) {
-            let ended = running.cancel(execution);
+            let ended = running.cancel(execution, message.seq);
             tracing::debug!(%execution, ended, "execution cancelled");
         }
     }

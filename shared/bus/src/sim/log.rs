@@ -284,6 +284,10 @@ impl Log for SimLog {
         self.broker.state().client(self.id).connected_at
     }
 
+    fn is_replicated(&self) -> bool {
+        false
+    }
+
     fn salt(&self) -> u64 {
         self.id
     }
@@ -372,6 +376,14 @@ impl Log for SimLog {
     async fn last(&self, filter: &str) -> Result<Option<LogMessage>, LogError> {
         self.ask("read the newest message").await?;
         Ok(self.broker.state().last(StreamId::Log, filter).cloned())
+    }
+
+    async fn holds_any(&self, subjects: &[String]) -> Result<bool, LogError> {
+        self.ask("look for messages").await?;
+        let state = self.broker.state();
+        Ok(subjects
+            .iter()
+            .any(|subject| state.last(StreamId::Log, subject).is_some()))
     }
 
     async fn follow(&self, filters: Vec<String>, position: Position) -> Result<Follow, LogError> {

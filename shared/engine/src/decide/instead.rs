@@ -103,7 +103,7 @@ mod tests {
             uid: None,
         };
         let definition = Definition::compile(serde_json::from_value(spec).unwrap()).unwrap();
-        let state = State::new(Arc::new(start), Ok(Arc::new(definition)));
+        let state = State::new(&start, Ok(Arc::new(definition)));
         let at = Timestamp::from_millis(1_000);
         let planned = Planned {
             subject: Subject::Note(Namespace::default(), ExecutionId::derive(&["instead"])),

@@ -46,7 +46,7 @@ impl World {
             uid: None,
         };
         let definition = compile(&start);
-        let state = State::new(Arc::new(start.clone()), definition);
+        let state = State::new(&start, definition);
         let now = Timestamp::from_millis(1_800_000_000_000);
         let world = Self {
             log: vec![],
