@@ -76,7 +76,7 @@ pub struct Durable {
     pub name: &'static str,
     /// What it reads.
     pub stream: StreamId,
-    /// Which subjects.
+    /// Which subjects; none: all.
     pub filters: fn() -> Vec<String>,
     /// After how long without any word a message goes to another.
     pub ack_wait: Duration,
@@ -127,7 +127,8 @@ pub const AGENT: Durable = Durable {
 pub const STORE_WRITER: Durable = Durable {
     name: "store-writer",
     stream: StreamId::Log,
-    filters: || subjects::LOG_SUBJECTS.map(str::to_owned).to_vec(),
+    // With the subjects of the stream named, the server looks through a block's subjects for each message: 1,500 a second.
+    filters: Vec::new,
     ack_wait: Duration::from_secs(60),
     in_flight_max: 10_000,
 };

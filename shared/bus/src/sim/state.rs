@@ -251,7 +251,8 @@ impl State {
             .filter(|consumer| consumer.durable.stream == id)
         {
             consumer.offered = seq;
-            if consumer.filters.iter().any(|filter| matches(filter, subject)) {
+            let mut filters = consumer.filters.iter();
+            if consumer.filters.is_empty() || filters.any(|filter| matches(filter, subject)) {
                 let delay = self.rng.up_to(self.faults.delivery_delay_max);
                 consumer.fresh.insert(seq, now + delay);
             }
