@@ -103,7 +103,7 @@ fn execution(spans: &Spans, known: &Known, end: &End) {
             ("fist.execution.namespace", start.namespace.as_str().into()),
             ("fist.execution.status", end.status.as_str().into()),
             ("fist.workflow.name", start.workflow.as_str().into()),
-            ("fist.trigger.source", start.trigger_source.to_string().into()),
+            ("fist.trigger.source", (&*start.trigger_source).into()),
         ],
         error: match end.status {
             EndStatus::Succeeded => None,

@@ -5,12 +5,7 @@
 //!   with a bounded delay.
 //! - A server that cannot do what the protocol needs is refused before anything is written.
 
-use std::{
-    fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::{ConnectOptions, Event, jetstream};
 use service::http::is_this_machine;
@@ -58,29 +53,11 @@ pub struct Connection {
     pub(crate) client: async_nats::Client,
     pub(crate) context: jetstream::Context,
     url: String,
-    reconnects: watch::Receiver<u64>,
-    unbroken: Unbroken,
+    connected: watch::Receiver<Connected>,
 }
 
-/// Since when a connection is unbroken; `None` while it is broken.
-#[derive(Clone, Debug, Default)]
-struct Unbroken(Arc<Mutex<Option<Instant>>>);
-
-impl Unbroken {
-    fn note(&self, event: &Event) {
-        let since = match event {
-            Event::Connected => Some(Instant::now()),
-            Event::Disconnected => None,
-            _ => return,
-        };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
-    }
-
-    fn time(&self) -> Duration {
-        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-}
+/// Since when there is a connection; `None` while there is none. Readers are told of each new one.
+pub(crate) type Connected = Option<Instant>;
 
 /// Why there is no connection. The text is one sentence with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -162,11 +139,10 @@ impl Connection {
     pub async fn open(settings: &Settings) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + settings.deadline;
         let url = settings.url.clone();
-        let (connects, reconnects) = watch::channel(0);
-        let connects = Arc::new(connects);
-        let unbroken = Unbroken::default();
+        let (tell, connected) = watch::channel(None);
+        let tell = Arc::new(tell);
         let client = loop {
-            let error = match options(settings, Arc::clone(&connects), unbroken.clone())
+            let error = match options(settings, Arc::clone(&tell))
                 .await?
                 .connect(addresses(&url)?)
                 .await
@@ -200,8 +176,7 @@ impl Connection {
             client,
             context,
             url,
-            reconnects,
-            unbroken,
+            connected,
         };
         connection.check_server(deadline).await?;
         Ok(connection)
@@ -239,14 +214,15 @@ impl Connection {
         let _ = self.client.drain().await;
     }
 
-    /// Counts the connects, to notice what a broken connection has lost.
-    pub(crate) fn reconnects(&self) -> watch::Receiver<u64> {
-        self.reconnects.clone()
+    /// Tells of each new connection, to notice what a broken one has lost.
+    pub(crate) fn connected(&self) -> watch::Receiver<Connected> {
+        self.connected.clone()
     }
 
     /// For how long the connection has not broken.
     pub(crate) fn unbroken(&self) -> Duration {
-        self.unbroken.time()
+        let since = *self.connected.borrow();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     async fn check_server(&self, deadline: Instant) -> Result<(), ConnectError> {
@@ -346,8 +322,7 @@ fn addresses(url: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
 
 async fn options(
     settings: &Settings,
-    connects: Arc<watch::Sender<u64>>,
-    unbroken: Unbroken,
+    tell: Arc<watch::Sender<Connected>>,
 ) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new()
         .name(&settings.client_name)
@@ -356,9 +331,18 @@ async fn options(
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            unbroken.note(&event);
-            if matches!(event, Event::Connected) {
-                connects.send_modify(|count| *count += 1);
+            match event {
+                Event::Connected => {
+                    tell.send_replace(Some(Instant::now()));
+                }
+                // Nobody is told: what is lost is asked for again once there is somebody to ask.
+                Event::Disconnected => {
+                    tell.send_if_modified(|since| {
+                        *since = None;
+                        false
+                    });
+                }
+                _ => {}
             }
             async move { log_event(&event) }
         });

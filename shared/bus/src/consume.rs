@@ -125,12 +125,12 @@ pub async fn consume<L: Log, H: Handler>(
     let mut few_since: Option<Instant> = None;
     let outcome = loop {
         let free = concurrency.saturating_sub(in_hand.len());
-        let asks_at = match free {
-            0 => None,
-            _ if free >= enough => Some(Instant::now()),
-            _ => Some(*few_since.get_or_insert_with(Instant::now) + GATHER_TIME),
+        let next_batch = async {
+            if free < enough {
+                sleep_until(*few_since.get_or_insert_with(Instant::now) + GATHER_TIME).await;
+            }
+            inbox.next_batch(free, ROUND_MAX).await
         };
-        let asks = asks_at.is_some_and(|at| at <= Instant::now());
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break Ok(()),
@@ -139,8 +139,7 @@ pub async fn consume<L: Log, H: Handler>(
                     break Err(fatal);
                 }
             }
-            () = sleep_until(asks_at.unwrap_or_else(Instant::now)), if free > 0 && !asks => {}
-            batch = inbox.next_batch(free, ROUND_MAX), if asks => match batch {
+            batch = next_batch, if free > 0 => match batch {
                 Ok(deliveries) => {
                     few_since = None;
                     for delivery in deliveries {

@@ -45,6 +45,31 @@ async fn setting_up_twice_changes_nothing() {
 }
 
 #[tokio::test]
+async fn setting_up_brings_an_older_consumer_up_to_date() {
+    use async_nats::jetstream::consumer::pull;
+    let (_server, connection) = TestNats::ready().await;
+    let context = async_nats::jetstream::new(connection.client().clone());
+    let stream = context.get_stream("FIST_LOG").await.unwrap();
+    let config = async || {
+        let consumer = stream.get_consumer::<pull::Config>("store-writer").await.unwrap();
+        consumer.cached_info().config.clone()
+    };
+    // As it was made once: with all subjects of the stream, one by one.
+    let filters = protocol::subjects::LOG_SUBJECTS.map(str::to_owned).to_vec();
+    let older = pull::Config {
+        durable_name: Some("store-writer".to_owned()),
+        ack_wait: topology::STORE_WRITER.ack_wait,
+        max_ack_pending: topology::STORE_WRITER.in_flight_max.into(),
+        filter_subjects: filters.clone(),
+        ..pull::Config::default()
+    };
+    stream.create_consumer(older).await.unwrap();
+    assert_eq!(config().await.filter_subjects, filters);
+    topology::init(&connection, &Sizes::small()).await.unwrap();
+    assert_eq!(config().await.filter_subjects, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn services_name_all_that_is_missing() {
     let server = TestNats::start().await;
     let connection = server.connect().await;

@@ -21,7 +21,10 @@ use super::{
     api::{Api, RequestFailure},
     read::{caller, timestamp},
 };
-use crate::log::{LogError, LogMessage};
+use crate::{
+    connect::Connected,
+    log::{LogError, LogMessage},
+};
 
 /// The server says that it is still there this often.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -53,7 +56,7 @@ pub(crate) struct Puller {
     consumer: String,
     subscription: Option<Subscriber>,
     inbox: String,
-    reconnects: watch::Receiver<u64>,
+    reconnects: watch::Receiver<Connected>,
     /// Messages asked for and neither delivered nor given up by the server.
     outstanding: usize,
     heard_at: Instant,
@@ -66,7 +69,7 @@ pub(crate) struct Puller {
 impl Puller {
     /// `missing_grace`: for how long the consumer may be missing before that is an error.
     pub(crate) fn new(api: Api, stream: &str, consumer: &str, missing_grace: Duration) -> Self {
-        let mut reconnects = api.connection.reconnects();
+        let mut reconnects = api.connection.connected();
         reconnects.mark_unchanged();
         Self {
             api,
