@@ -13,8 +13,8 @@ use bus::{
 use bytes::Bytes;
 use engine::context::{ALERTS_CUT, GROUP_ALERTS_MAX, input_of_alert};
 use protocol::{
-    Alert, AlertStatus, Disposition, DispositionKind, ExecutionId, SourceName, SpanContext, Start, Subject,
-    Timestamp, encode,
+    Alert, AlertStatus, Disposition, DispositionKind, ExecutionId, Input, Json, SourceName, SpanContext,
+    Start, Subject, Timestamp, encode,
 };
 use service::{Config, Metrics};
 
@@ -301,13 +301,13 @@ impl Intake {
         group: &[Alert],
         known: &Known,
     ) -> Result<Outcome, LogError> {
-        let with = |group: &[Alert]| Start {
+        let with = |input: &Input| Start {
             namespace: known.namespace.clone(),
             execution: id,
             workflow: known.name.clone(),
             trigger_source: alert.source.to_string(),
-            spec: serde_json::to_value(&known.workflow.spec).unwrap_or_default(),
-            input: input_of_alert(alert, group),
+            spec: Json::of(&serde_json::to_value(&known.workflow.spec).unwrap_or_default()),
+            input: Json::of(input),
             delivery: Some(delivery.token.clone()),
             uid: None,
         };
@@ -315,14 +315,15 @@ impl Intake {
             since: delivery.at,
             caller: delivery.caller,
         };
-        match self.starter.start_execution(&with(group), &occasion).await {
+        let start = with(&input_of_alert(alert, group));
+        match self.starter.start_execution(&start, &occasion).await {
             // The alert itself matters; those that came with it are company.
             Err(LogError::TooLarge { .. }) if group.len() > 1 => {
-                let mut alone = with(std::slice::from_ref(alert));
+                let mut alone = input_of_alert(alert, std::slice::from_ref(alert));
                 let cut = group.len() - 1;
-                alone.input.data.insert(ALERTS_CUT.to_owned(), cut.into());
+                alone.data.insert(ALERTS_CUT.to_owned(), cut.into());
                 tracing::warn!(execution = %id, cut, "the alerts that came with it fit no message and are left out of its input");
-                self.starter.start_execution(&alone, &occasion).await
+                self.starter.start_execution(&with(&alone), &occasion).await
             }
             outcome => outcome,
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bus::{Log, LogError, NatsLog, Started, StartedEntry, Written};
 use protocol::{
-    ExecutionId, Fact, Input, Namespace, SpanContext, SpanId, Start, Subject, Timestamp, TraceId, decode,
-    encode,
+    ExecutionId, Fact, Input, Json, Namespace, SpanContext, SpanId, Start, Subject, Timestamp, TraceId,
+    decode, encode,
 };
 use serde::{Deserialize, Serialize};
 use service::{
@@ -62,7 +62,7 @@ pub struct First {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     /// What it works on, where that is still known.
-    pub input: Option<Input>,
+    pub input: Option<Json<Input>>,
 }
 
 impl First {
@@ -222,10 +222,7 @@ fn is_derived(id: ExecutionId) -> bool {
 
 fn work_of(start: &Start) -> String {
     let mut hash = Sha256::new();
-    for part in [
-        start.spec.to_string(),
-        serde_json::to_string(&start.input).unwrap_or_default(),
-    ] {
+    for part in [start.spec.as_str(), start.input.as_str()] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }

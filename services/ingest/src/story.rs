@@ -126,7 +126,7 @@ impl Story {
     fn fact(&mut self, message: &LogMessage) -> Option<Event> {
         match decode::<Fact>(&message.payload).ok()?.body {
             Fact::Start(start) => {
-                let steps: Vec<Value> = start.spec["steps"]
+                let steps: Vec<Value> = start.spec.read()["steps"]
                     .as_array()
                     .into_iter()
                     .flatten()

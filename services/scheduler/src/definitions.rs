@@ -22,18 +22,18 @@ pub(crate) struct Definitions(Mutex<HashMap<String, Compiled>>);
 impl Definitions {
     /// The compiled definition of a start fact, or why there is none.
     pub(crate) fn of(&self, start: &Start) -> Compiled {
-        let key = start.spec.to_string();
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        let key = start.spec.as_str();
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
             return known.clone();
         }
-        let compiled = serde_json::from_str(&key)
+        let compiled = serde_json::from_str(key)
             .map_err(|error| format!("its spec cannot be read: {error}"))
             .and_then(|spec| Definition::compile(spec).map(Arc::new));
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= DEFINITIONS_MAX {
             known.clear();
         }
-        known.insert(key, compiled.clone());
+        known.insert(key.to_owned(), compiled.clone());
         compiled
     }
 }

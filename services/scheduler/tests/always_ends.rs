@@ -10,7 +10,7 @@ use bus::{
 };
 use engine::{Rules, fixgate::Gate};
 use protocol::{
-    Append, Attempt, BlobRef, Body, Cancel, Cause, Done, End, EndStatus, ExecutionId, Fact, Input,
+    Append, Attempt, BlobRef, Body, Cancel, Cause, Done, End, EndStatus, ExecutionId, Fact, Input, Json,
     LaneAction, Namespace, Outcome, Start, StepName, Subject, Task, WorkflowName,
 };
 use serde_json::{Value, json};
@@ -74,8 +74,8 @@ impl World {
             execution: self.execution,
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec,
-            input,
+            spec: Json::of(&spec),
+            input: Json::of(&input),
             delivery: None,
             uid: None,
         };

@@ -151,7 +151,8 @@ fn contradiction(fact: &Fact, message: Message<'_>) -> Unreadable {
 }
 
 fn start_part(start: Start, message: Message<'_>) -> StartPart {
-    let declared = start.spec.get("steps").and_then(Value::as_array);
+    let spec = start.spec.read();
+    let declared = spec.get("steps").and_then(Value::as_array);
     let text = |step: &Value, key: &str| {
         step.get(key)
             .and_then(Value::as_str)
@@ -171,7 +172,7 @@ fn start_part(start: Start, message: Message<'_>) -> StartPart {
                 step_type: text(step, "type"),
             })
             .collect(),
-        input_context: ExecutionView::input_context(&start.input),
+        input_context: ExecutionView::input_context(&start.input.read()),
         created_at: message.at,
     }
 }

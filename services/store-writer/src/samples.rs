@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use protocol::{
     Alert, AlertId, AlertStatus, Append, Attempt, Body, Cancel, Cause, Disposition, DispositionKind, Done,
-    End, EndStatus, ExecutionId, Fact, Input, LaneAction, Namespace, Outcome, SourceName, Start, StepError,
-    StepFailure, StepName, StepRecord, StepStatus, Subject, Task, TaskType, Timestamp, WorkflowName, encode,
+    End, EndStatus, ExecutionId, Fact, Input, Json, LaneAction, Namespace, Outcome, SourceName, Start,
+    StepError, StepFailure, StepName, StepRecord, StepStatus, Subject, Task, TaskType, Timestamp,
+    WorkflowName, encode,
 };
 use serde_json::{Value, json};
 
@@ -110,11 +111,11 @@ impl History {
             execution: self.id,
             workflow: self.workflow.clone(),
             trigger_source: "alertmanager".to_owned(),
-            spec: json!({ "steps": steps }),
-            input: Input {
+            spec: Json::of(&json!({ "steps": steps })),
+            input: Json::of(&Input {
                 data: [("pod".to_owned(), json!("web-1"))].into_iter().collect(),
                 alert: Some([("name".to_owned(), json!("PodCrash"))].into_iter().collect()),
-            },
+            }),
             delivery: None,
             uid: None,
         };

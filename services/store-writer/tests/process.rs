@@ -9,7 +9,7 @@ use std::{
 
 use bus::{Connection, Log, NatsLog, testing::TestNats};
 use protocol::{
-    ExecutionId, Fact, Input, Namespace, Start, Subject, WorkflowName, encode,
+    ExecutionId, Fact, Input, Json, Namespace, Start, Subject, WorkflowName, encode,
     query::{Answer, Query},
     subjects,
 };
@@ -62,8 +62,8 @@ async fn write_start(connection: &Connection) -> ExecutionId {
         execution: id,
         workflow: WorkflowName::new("web").unwrap(),
         trigger_source: "api".to_owned(),
-        spec: json!({ "steps": [{ "name": "check", "type": "cli", "command": "true" }] }),
-        input: Input::default(),
+        spec: Json::of(&json!({ "steps": [{ "name": "check", "type": "cli", "command": "true" }] })),
+        input: Json::of(&Input::default()),
         delivery: None,
         uid: None,
     };

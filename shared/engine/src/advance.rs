@@ -3,7 +3,7 @@
 //!
 //! Invariant: bounded by the number of steps, since it only ever goes forward.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use protocol::{
     Attempt, Cause, End, EndStatus, StepError, StepFailure, StepName, StepRecord, StepStatus, Timestamp,
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     decide::{Decision, Rules, end, failed, hand_out},
     definition::Definition,
-    scope::{self, Outputs, Wanted},
+    scope::{Outputs, Scope, Wanted},
     state::State,
     steps::{self, Next},
     template::{RenderError, RenderLimits, Template},
@@ -35,6 +35,7 @@ pub(crate) fn advance(
         definition,
         records: Vec::new(),
         result,
+        scope: RefCell::default(),
     };
     let mut index = from;
     while index < definition.len() {
@@ -87,34 +88,34 @@ pub(crate) struct Walk<'a> {
     pub(crate) definition: &'a Arc<Definition>,
     records: Vec<StepRecord>,
     result: Option<(usize, Option<&'a Value>)>,
+    scope: RefCell<Scope>,
 }
 
 impl Walk<'_> {
-    /// The values behind `paths`.
-    pub(crate) fn context<'p>(&self, paths: impl Iterator<Item = &'p [String]>) -> Value {
-        scope::build(self.state, self.definition, self, &Wanted::paths(paths))
+    /// What `read` makes of the values behind `paths`.
+    pub(crate) fn with_context<'p, T>(
+        &self,
+        paths: impl Iterator<Item = &'p [String]>,
+        read: impl FnOnce(&Value) -> T,
+    ) -> T {
+        let mut scope = self.scope.borrow_mut();
+        read(scope.show(self.state, self.definition, self, &Wanted::paths(paths)))
     }
 
     /// `template` with the values it reads, at most `bytes_max` long.
     pub(crate) fn render(&self, template: &Template, bytes_max: usize) -> Result<String, RenderError> {
-        let context = self.context(paths(template));
-        template.render(
-            &context,
-            &RenderLimits {
-                output_bytes_max: bytes_max,
-            },
-        )
+        let limits = RenderLimits {
+            output_bytes_max: bytes_max,
+        };
+        self.with_context(paths(template), |context| template.render(context, &limits))
     }
 
     /// As [`Walk::render`], with nothing escaped.
     pub(crate) fn render_plain(&self, template: &Template, bytes_max: usize) -> Result<String, RenderError> {
-        let context = self.context(paths(template));
-        template.render_plain(
-            &context,
-            &RenderLimits {
-                output_bytes_max: bytes_max,
-            },
-        )
+        let limits = RenderLimits {
+            output_bytes_max: bytes_max,
+        };
+        self.with_context(paths(template), |context| template.render_plain(context, &limits))
     }
 
     /// What the step at `index` left, where it has ended.

@@ -48,23 +48,33 @@ pub fn build<'a>(
     env: &BTreeMap<String, String>,
     steps: impl IntoIterator<Item = FinishedStep<'a>>,
 ) -> Value {
-    let steps: Map<String, Value> = steps
-        .into_iter()
-        .map(|step| (step.name.to_owned(), step_root(&step)))
-        .collect();
     // The macro would copy the input.
     let mut source = Map::new();
     source.insert("data".to_owned(), Value::Object(input.data));
     let mut roots = Map::new();
     roots.insert("source".to_owned(), Value::Object(source));
     roots.insert("alert".to_owned(), Value::Object(input.alert.unwrap_or_default()));
-    roots.insert("steps".to_owned(), Value::Object(steps));
+    roots.insert("steps".to_owned(), steps_root(steps));
     roots.insert("env".to_owned(), json!(env));
     roots.insert(
         "execution".to_owned(),
         json!({"id": execution.id, "name": execution.name, "namespace": execution.namespace}),
     );
     Value::Object(roots)
+}
+
+/// Puts other steps in the place of those that `context` shows; its other roots stay.
+pub fn set_steps<'a>(context: &mut Value, steps: impl IntoIterator<Item = FinishedStep<'a>>) {
+    if let Value::Object(roots) = context {
+        roots.insert("steps".to_owned(), steps_root(steps));
+    }
+}
+
+fn steps_root<'a>(steps: impl IntoIterator<Item = FinishedStep<'a>>) -> Value {
+    let steps = steps
+        .into_iter()
+        .map(|step| (step.name.to_owned(), step_root(&step)));
+    Value::Object(steps.collect())
 }
 
 /// `status`, `output`, and the output's own keys beside them.

@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - The spec is not kept: its definition, shared by all executions of it, is.
-//! - The input is kept as JSON text, a third of what its values take, and read when a step asks for it.
+//! - The input stays JSON text, a third of what its values take, and is read when a step asks for it.
 
-use protocol::{ExecutionId, Input, Namespace, Start, WorkflowName};
+use protocol::{ExecutionId, Input, Json, Namespace, Start, WorkflowName};
 
 use crate::context;
 
@@ -19,30 +19,25 @@ pub struct Origin {
     pub workflow: WorkflowName,
     /// What it began with: a source's name, `api`, `kubernetes`.
     pub trigger_source: Box<str>,
-    /// The namespace in which a fix may act.
-    pub(crate) fix_namespace: Box<str>,
-    input: Box<str>,
+    /// What the execution works on.
+    pub(crate) input: Json<Input>,
 }
 
 impl Origin {
     /// Of this start.
     pub(crate) fn of(start: &Start) -> Self {
-        let fix_namespace = context::fix_namespace(&start.input, start.namespace.as_str());
-        // Maps with string keys and finite numbers, for which serialisation cannot fail.
-        let input = serde_json::to_string(&start.input).expect("an input always serialises");
         Self {
             namespace: start.namespace.clone(),
             execution: start.execution,
             workflow: start.workflow.clone(),
             trigger_source: start.trigger_source.as_str().into(),
-            fix_namespace: fix_namespace.into(),
-            input: input.into(),
+            input: start.input.clone(),
         }
     }
 
-    /// What the execution works on.
-    pub(crate) fn input(&self) -> Input {
-        serde_json::from_str(&self.input).expect("what was written from an input can be read as one")
+    /// The namespace in which a fix may act.
+    pub(crate) fn fix_namespace(&self) -> String {
+        context::fix_namespace(&self.input.read(), self.namespace.as_str()).to_owned()
     }
 }
 
@@ -54,6 +49,19 @@ mod tests {
 
     use super::*;
 
+    fn origin(input: &Input) -> Origin {
+        Origin::of(&Start {
+            namespace: Namespace::default(),
+            execution: ExecutionId::derive(&["origin"]),
+            workflow: WorkflowName::new("w").unwrap(),
+            trigger_source: "api".into(),
+            spec: Json::of(&json!({"steps": []})),
+            input: Json::of(input),
+            delivery: None,
+            uid: None,
+        })
+    }
+
     #[test]
     fn the_input_comes_back_as_it_was() {
         let input: Input = serde_json::from_value(json!({
@@ -61,24 +69,21 @@ mod tests {
             "alert": {"name": "A", "labels": {"namespace": "prod"}},
         }))
         .unwrap();
-        let start = Start {
-            namespace: Namespace::default(),
-            execution: ExecutionId::derive(&["origin"]),
-            workflow: WorkflowName::new("w").unwrap(),
-            trigger_source: "api".into(),
-            spec: json!({"steps": []}),
-            input: input.clone(),
-            delivery: None,
-            uid: None,
-        };
-        let origin = Origin::of(&start);
-        assert_eq!(origin.input(), input);
-        let keys: Vec<String> = origin.input().data.keys().cloned().collect();
+        let origin = origin(&input);
+        assert_eq!(origin.input.read(), input);
+        let keys: Vec<String> = origin.input.read().data.keys().cloned().collect();
         assert_eq!(
             keys,
             ["z", "a", "big", "deep"],
             "templates walk over keys in the order of the input"
         );
-        assert_eq!(&*origin.fix_namespace, "prod");
+    }
+
+    #[test]
+    fn a_fix_acts_where_the_alert_is() {
+        let of = |input| origin(&serde_json::from_value(input).unwrap()).fix_namespace();
+        assert_eq!(of(json!({"alert": {"labels": {"namespace": "prod"}}})), "prod");
+        assert_eq!(of(json!({"alert": {"labels": {"namespace": ""}}})), "default");
+        assert_eq!(of(json!({"data": {"namespace": "prod"}})), "default");
     }
 }

@@ -1,7 +1,8 @@
 //! What one template or condition can see of its execution: the context, cut down to what is read.
 //!
-//! Invariant: the cost of a step does not grow with the outputs of all steps before it: only those that it
-//! reads are copied.
+//! Invariants:
+//! - The cost of a step does not grow with the outputs of all steps before it: only those that it reads are copied.
+//! - The input is taken apart once for all steps that are settled together, and not at all where none reads it.
 
 use protocol::{Input, StepStatus};
 use serde_json::Value;
@@ -53,29 +54,45 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The values behind `wanted`.
-pub(crate) fn build(
-    state: &State,
-    definition: &Definition,
-    outputs: &dyn Outputs,
-    wanted: &Wanted<'_>,
-) -> Value {
-    let input = match wanted.is_input_read {
-        true => state.start.input(),
-        false => Input::default(),
-    };
-    let id = state.start.execution.to_string();
-    let execution = ExecutionRoot {
-        id: &id,
-        name: state.start.workflow.as_str(),
-        namespace: state.start.namespace.as_str(),
-    };
-    let steps = (0..definition.len()).filter_map(|index| {
-        let name = definition.name(index).as_str();
-        let (status, output) = outputs.of(index).filter(|_| wanted.is_step_read(name))?;
-        Some(FinishedStep { name, status, output })
-    });
-    context::build(execution, input, &definition.spec().runtime.environment, steps)
+/// The context that was last shown, for the next who asks: between two steps only the steps change.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    context: Value,
+    is_input_there: bool,
+}
+
+impl Scope {
+    /// The values behind `wanted`, and maybe more of the input.
+    pub(crate) fn show(
+        &mut self,
+        state: &State,
+        definition: &Definition,
+        outputs: &dyn Outputs,
+        wanted: &Wanted<'_>,
+    ) -> &Value {
+        let steps = (0..definition.len()).filter_map(|index| {
+            let name = definition.name(index).as_str();
+            let (status, output) = outputs.of(index).filter(|_| wanted.is_step_read(name))?;
+            Some(FinishedStep { name, status, output })
+        });
+        if self.context.is_null() || wanted.is_input_read && !self.is_input_there {
+            let input = match wanted.is_input_read {
+                true => state.start.input.read(),
+                false => Input::default(),
+            };
+            let id = state.start.execution.to_string();
+            let execution = ExecutionRoot {
+                id: &id,
+                name: state.start.workflow.as_str(),
+                namespace: state.start.namespace.as_str(),
+            };
+            self.context = context::build(execution, input, &definition.spec().runtime.environment, steps);
+            self.is_input_there = wanted.is_input_read;
+        } else {
+            context::set_steps(&mut self.context, steps);
+        }
+        &self.context
+    }
 }
 
 #[cfg(test)]

@@ -118,13 +118,7 @@ impl State {
         messages: &[(u64, Logged)],
         compile: impl FnOnce(&Start) -> Result<Arc<Definition>, String>,
     ) -> Result<Self, ReplayError> {
-        let facts: HashMap<u64, &Fact> = messages
-            .iter()
-            .filter_map(|(seq, message)| match message {
-                Logged::Fact(fact) => Some((*seq, fact)),
-                Logged::Lane(_) => None,
-            })
-            .collect();
+        let facts = facts_of(messages);
         let start = facts
             .values()
             .find_map(|fact| match fact {
@@ -134,6 +128,20 @@ impl State {
             .ok_or(ReplayError::NoStart)?;
         let definition = compile(start);
         let mut state = Self::new(start, definition);
+        state.follow(messages, &facts)?;
+        Ok(state)
+    }
+
+    /// Folds what came behind the messages that this state is a fold of, and nothing of these again.
+    ///
+    /// # Errors
+    /// [`ReplayError::Inconsistent`] as well where a fact is named that stands before them; the state is of no use
+    /// then.
+    pub fn go_on(&mut self, messages: &[(u64, Logged)]) -> Result<(), ReplayError> {
+        self.follow(messages, &facts_of(messages))
+    }
+
+    fn follow(&mut self, messages: &[(u64, Logged)], facts: &HashMap<u64, &Fact>) -> Result<(), ReplayError> {
         for (_, message) in messages {
             if let Logged::Lane(append) = message {
                 let cause = facts.get(&append.cause.seq).ok_or_else(|| {
@@ -142,10 +150,10 @@ impl State {
                         append.cause.subject, append.cause.seq
                     ))
                 })?;
-                state.apply(append, cause)?;
+                self.apply(append, cause)?;
             }
         }
-        Ok(state)
+        Ok(())
     }
 
     /// Folds one more message of the lane, with the fact that it names.
@@ -254,8 +262,8 @@ impl State {
     }
 
     /// The namespace in which a fix may act: the alert's where it names one, else the workflow's.
-    pub fn fix_namespace(&self) -> &str {
-        &self.start.fix_namespace
+    pub fn fix_namespace(&self) -> String {
+        self.start.fix_namespace()
     }
 
     /// Whether some runner may be at work for this execution.
@@ -271,6 +279,15 @@ impl State {
             self.start.execution,
         )
     }
+}
+
+/// The facts among these, by their sequences.
+fn facts_of(messages: &[(u64, Logged)]) -> HashMap<u64, &Fact> {
+    let facts = messages.iter().filter_map(|(seq, message)| match message {
+        Logged::Fact(fact) => Some((*seq, fact)),
+        Logged::Lane(_) => None,
+    });
+    facts.collect()
 }
 
 /// A task of a plan that is not on the lane yet.

@@ -13,6 +13,7 @@ pub mod dead;
 pub mod envelope;
 pub mod facts;
 pub mod ids;
+pub mod json;
 pub mod lane;
 pub mod live;
 pub mod output;
@@ -32,6 +33,7 @@ pub use facts::{Begun, Cancel, Dead, Done, Fact, Input, Outcome, Start, StepErro
 pub use ids::{
     AlertId, Attempt, ExecutionId, IdError, Namespace, SourceName, StepName, TaskType, TimerId, WorkflowName,
 };
+pub use json::Json;
 pub use lane::{Append, Cause, End, EndStatus, LaneAction, StepRecord, StepStatus, Task};
 pub use output::{BlobRef, Body};
 pub use subjects::Subject;

@@ -6,9 +6,9 @@ use std::{fs, path::PathBuf};
 
 use protocol::{
     Alert, AlertStatus, Append, Attempt, Begun, BlobRef, Body, BudgetDay, Cancel, Cause, Dead, DeadLetter,
-    Disposition, DispositionKind, Done, End, EndStatus, ExecutionId, Fact, Input, LaneAction, Namespace,
-    Outcome, Start, StepError, StepFailure, StepName, StepRecord, StepStatus, Task, TaskType, TimerFired,
-    TimerId, Timestamp, WorkflowName,
+    Disposition, DispositionKind, Done, End, EndStatus, ExecutionId, Fact, Input, Json, LaneAction,
+    Namespace, Outcome, Start, StepError, StepFailure, StepName, StepRecord, StepStatus, Task, TaskType,
+    TimerFired, TimerId, Timestamp, WorkflowName,
     budget::{Reservation, Settled},
     ids::{AlertId, SourceName},
     lane::{AgentWork, CliWork, EarlierStep, Left},
@@ -69,11 +69,11 @@ fn facts() {
         execution: execution(),
         workflow: WorkflowName::new("disk-filling").unwrap(),
         trigger_source: "alertmanager".into(),
-        spec: json!({ "steps": [{ "name": "check-disk", "type": "cli", "command": "df" }] }),
-        input: Input {
+        spec: Json::of(&json!({ "steps": [{ "name": "check-disk", "type": "cli", "command": "df" }] })),
+        input: Json::of(&Input {
             data: object(json!({ "pod": "web-1" })),
             alert: Some(object(json!({ "name": "DiskFilling", "severity": "critical" }))),
-        },
+        }),
         delivery: Some("17-1".into()),
         uid: Some("2a4b6c8d".into()),
     };

@@ -10,7 +10,7 @@ use bus::{ConsumerState, Log, LogMessage, NatsLog, StreamId, topology};
 use futures_util::{StreamExt as _, stream};
 use protocol::{
     Append, Attempt, Begun, Body, Cause, DispositionKind, Done, End, EndStatus, ExecutionId, Fact, Input,
-    LaneAction, Namespace, Outcome, Start, StepName, StepStatus, Subject, Timestamp, encode,
+    Json, LaneAction, Namespace, Outcome, Start, StepName, StepStatus, Subject, Timestamp, encode,
 };
 use serde_json::Value;
 use store_writer::testing::TestPostgres;
@@ -456,11 +456,11 @@ fn problems_of(begun: u64, facts: &[Fact], ends: usize, accepted: bool) -> Vec<S
         execution: id,
         workflow: "chaos-one".parse().unwrap(),
         trigger_source: "api".to_owned(),
-        spec: Value::Null,
-        input: Input {
+        spec: Json::of(&Value::Null),
+        input: Json::of(&Input {
             data: data.as_object().unwrap().clone(),
             alert: None,
-        },
+        }),
         delivery: None,
         uid: None,
     }));

@@ -35,7 +35,7 @@ pub struct Execution {
 impl Execution {
     /// The number by which the load knows it.
     pub fn number(&self) -> Option<u64> {
-        let data = &self.start.as_ref()?.input.data;
+        let data = self.start.as_ref()?.input.read().data;
         data.get("n")?.as_str()?.parse().ok()
     }
 }

@@ -12,7 +12,7 @@ use bus::{Follow, Log as _, LogMessage, NatsLog, Position};
 use bytes::Bytes;
 use engine::{context::input_of_alert, manifest::Spec};
 use futures_util::StreamExt as _;
-use protocol::{Alert, ExecutionId, Fact, Namespace, Start, Subject, WorkflowName, encode};
+use protocol::{Alert, ExecutionId, Fact, Json, Namespace, Start, Subject, WorkflowName, encode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -93,8 +93,8 @@ impl Workflow {
             execution: ExecutionId::from_uuid(uuid::Uuid::now_v7()),
             workflow: WorkflowName::new("bench").unwrap(),
             trigger_source: alert.source.to_string(),
-            spec: serde_json::to_value(spec).unwrap(),
-            input: input_of_alert(&alert, std::slice::from_ref(&alert)),
+            spec: Json::of(&serde_json::to_value(spec).unwrap()),
+            input: Json::of(&input_of_alert(&alert, std::slice::from_ref(&alert))),
             delivery: None,
             uid: None,
         };
@@ -116,7 +116,9 @@ impl Workflow {
     /// One command that takes longer than anybody measures.
     pub fn sleeping() -> Self {
         let mut workflow = Self::new(Kind::Cli, 1);
-        workflow.start.spec["steps"][0]["command"] = json!("sleep 600");
+        let mut spec = workflow.start.spec.read();
+        spec["steps"][0]["command"] = json!("sleep 600");
+        workflow.start.spec = Json::of(&spec);
         Self::of(workflow.start, workflow.steps)
     }
 

@@ -12,7 +12,9 @@ use engine::{
     admit::{Admitted, Format, admit, admit_all},
     context::written_alert,
 };
-use protocol::{Cancel, ExecutionId, Fact, Input, Namespace, Start, Subject, WorkflowName, encode, subjects};
+use protocol::{
+    Cancel, ExecutionId, Fact, Input, Json, Namespace, Start, Subject, WorkflowName, encode, subjects,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -62,7 +64,7 @@ pub async fn execution(app: Arc<App>, call: Call) -> Answer {
         workflow,
         trigger_source: trigger_source(&call).to_owned(),
         spec,
-        input,
+        input: Json::of(&input),
         delivery: None,
         uid: None,
     };
@@ -94,7 +96,7 @@ async fn invoked_before(app: &App, call: &Call, key: &str) -> Result<Option<Resp
         return Ok(None);
     };
     let input = invocation.input.over(Input::default())?;
-    if found.input.is_some_and(|first| first != input) {
+    if found.input.is_some_and(|first| first != Json::of(&input)) {
         return Err(key_of_another(&namespace, &workflow, id));
     }
     accepted(&namespace, &workflow, id, &[]).map(Some)
@@ -160,7 +162,7 @@ fn idempotency_key(call: &Call) -> Result<Option<String>, Problem> {
 struct Submission {
     namespace: Namespace,
     workflow: WorkflowName,
-    spec: Value,
+    spec: Json<Value>,
     input: Input,
     warnings: Vec<String>,
 }
@@ -310,8 +312,9 @@ async fn invoked(app: &App, invocation: Invocation) -> Result<Submission, Proble
 }
 
 /// The spec as it travels.
-pub fn canonical(spec: &engine::manifest::Spec) -> Result<Value, Problem> {
+pub fn canonical(spec: &engine::manifest::Spec) -> Result<Json<Value>, Problem> {
     serde_json::to_value(spec)
+        .map(|spec| Json::of(&spec))
         .map_err(|error| Problem::internal(format!("the spec cannot be written: {error}")))
 }
 

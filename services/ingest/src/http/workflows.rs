@@ -8,7 +8,7 @@ use engine::{
     manifest::RERUN_ANNOTATION,
 };
 use protocol::{
-    Namespace, Start, WorkflowName,
+    Json, Namespace, Start, WorkflowName,
     query::{LIMIT_DEFAULT, REPLY_BYTES_MAX},
     views::{Page, WorkflowView},
 };
@@ -69,7 +69,7 @@ async fn execute_once(app: &App, call: &Call, admitted: Admitted) -> Answer {
         workflow: name.clone(),
         trigger_source: submit::trigger_source(call).to_owned(),
         spec: submit::canonical(&admitted.workflow.spec)?,
-        input: admitted.input.unwrap_or_default(),
+        input: Json::of(&admitted.input.unwrap_or_default()),
         delivery: None,
         uid: None,
     };

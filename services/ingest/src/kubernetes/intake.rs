@@ -24,7 +24,7 @@ use kube::{
     api::DynamicObject,
     runtime::watcher::{self, Event},
 };
-use protocol::{ExecutionId, Namespace, Start, Subject, WorkflowName, subjects};
+use protocol::{ExecutionId, Json, Namespace, Start, Subject, WorkflowName, subjects};
 use serde_json::{Value, json};
 use service::{backoff::Policy, clock};
 use tokio_util::sync::CancellationToken;
@@ -317,8 +317,10 @@ impl Intake {
             execution: id,
             workflow: name.clone(),
             trigger_source: "kubernetes".to_owned(),
-            spec: serde_json::to_value(&admitted.workflow.spec).map_err(|error| error.to_string())?,
-            input: admitted.input.unwrap_or_default(),
+            spec: Json::of(
+                &serde_json::to_value(&admitted.workflow.spec).map_err(|error| error.to_string())?,
+            ),
+            input: Json::of(&admitted.input.unwrap_or_default()),
             delivery: None,
             uid: Some(place.uid.clone()),
         };

@@ -91,7 +91,7 @@ impl Progress {
                         Err(_) => None,
                     },
                 };
-                let total_steps = start.spec["steps"].as_array().map_or(0, Vec::len);
+                let total_steps = start.spec.read()["steps"].as_array().map_or(0, Vec::len);
                 uid.map(|uid| {
                     Arc::new(Target {
                         place: Place {

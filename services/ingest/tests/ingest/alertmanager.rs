@@ -108,9 +108,9 @@ async fn a_firing_starts_once_however_often_it_is_sent() {
     .await;
     let starts = world.starts().await;
     assert_eq!(starts.len(), 1, "{recorded:#?}");
-    assert_eq!(starts[0].input.data["pod"], "db-1");
+    assert_eq!(starts[0].input.read().data["pod"], "db-1");
     assert_eq!(
-        starts[0].input.alert.as_ref().unwrap()["annotations"]["summary"],
+        starts[0].input.read().alert.as_ref().unwrap()["annotations"]["summary"],
         "93 %"
     );
     assert!(recorded.iter().any(|each| each.disposition == Kind::Filtered));

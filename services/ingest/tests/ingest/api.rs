@@ -422,8 +422,8 @@ async fn definitions_are_applied_invoked_and_deleted() {
         (start.execution, start.workflow.as_str()),
         (id_of(&answer), "crash")
     );
-    assert_eq!(start.input.data["pod"], "web-1");
-    assert_eq!(start.input.alert.unwrap()["severity"], "critical");
+    assert_eq!(start.input.read().data["pod"], "web-1");
+    assert_eq!(start.input.read().alert.unwrap()["severity"], "critical");
     refused(
         invoke(json!({ "workflow": "none" })),
         404,
@@ -460,7 +460,7 @@ async fn definitions_are_applied_invoked_and_deleted() {
     answered(invoke(with_input).header("user-agent", "fist/0.1.0"), 202).await;
     let start = world.starts().await.remove(1);
     assert_eq!(
-        start.input.data,
+        start.input.read().data,
         json!({ "pod": "web-1", "more": 1 }).as_object().unwrap().clone()
     );
     assert_eq!(start.trigger_source, "cli");

@@ -43,19 +43,19 @@ async fn an_alert_starts_one_execution_of_each_workflow_that_wants_it() {
         (start.trigger_source.as_str(), start.delivery.as_deref()),
         ("alertmanager", Some("1"))
     );
-    let data = &start.input.data;
+    let data = start.input.read().data;
     assert_eq!(
         (&data["pod"], &data["labels"]["pod"]),
         (&json!("web-1"), &json!("web-1"))
     );
     assert_eq!(data["annotations"]["summary"], "it is broken");
     assert_eq!(data["alerts"][0]["name"], "A");
-    let alert = start.input.alert.as_ref().unwrap();
+    let alert = start.input.read().alert.unwrap();
     assert_eq!(
         (&alert["severity"], &alert["fingerprint"]),
         (&json!("critical"), &json!("a"))
     );
-    assert_eq!(start.spec["steps"][0]["name"], "look");
+    assert_eq!(start.spec.read()["steps"][0]["name"], "look");
     world.ingest.stop().await;
 }
 
@@ -214,7 +214,10 @@ async fn published_straight_to_nats_it_means_the_same() {
     assert_eq!(recorded[0].id, recorded[2].id);
     let starts = world.starts().await;
     assert_eq!((starts.len(), starts[1].trigger_source.as_str()), (2, "nats"));
-    assert_eq!(starts[1].input.alert.as_ref().unwrap()["severity"], "warning");
+    assert_eq!(
+        starts[1].input.read().alert.as_ref().unwrap()["severity"],
+        "warning"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -351,7 +354,7 @@ async fn without_a_start_time_a_firing_is_what_is_seen_again_and_again() {
     let starts = world.starts().await;
     assert_eq!(starts.len(), 2);
     assert_eq!(
-        starts[0].input.alert.as_ref().unwrap()["starts_at"],
+        starts[0].input.read().alert.as_ref().unwrap()["starts_at"],
         json!(recorded[0].received_at),
         "first seen stands for the start"
     );
@@ -372,7 +375,7 @@ async fn a_group_too_large_for_a_start_still_starts() {
     assert_eq!(recorded[59].delivery, "1-59");
     let starts = world.starts().await;
     assert_eq!(starts.len(), 60);
-    let is_said = |start: &Start| start.input.data["alerts_cut"] == 59;
+    let is_said = |start: &Start| start.input.read().data["alerts_cut"] == 59;
     assert!(starts.iter().all(is_said), "what was left out is said");
 }
 
@@ -392,8 +395,8 @@ async fn a_group_that_is_cut_says_so() {
         "{reason}"
     );
     let start = world.starts().await.remove(0);
-    assert_eq!(start.input.data["alerts"].as_array().unwrap().len(), 100);
-    assert_eq!(start.input.data["alerts_cut"], 3);
+    assert_eq!(start.input.read().data["alerts"].as_array().unwrap().len(), 100);
+    assert_eq!(start.input.read().data["alerts_cut"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -322,7 +322,7 @@ fn causes_stand_before(case: &Case<'_>) -> Result<(), String> {
 }
 
 fn compile(start: &Start) -> Compiled {
-    let spec = serde_json::from_value(start.spec.clone()).map_err(|error| error.to_string())?;
+    let spec = serde_json::from_str(start.spec.as_str()).map_err(|error| error.to_string())?;
     Definition::compile(spec).map(Arc::new)
 }
 

@@ -17,8 +17,8 @@ use bus::{
 };
 use engine::{Rules, fixgate::Gate};
 use protocol::{
-    Append, Body, Cancel, Done, ExecutionId, Fact, Input, LaneAction, Namespace, Outcome, Start, StepError,
-    StepFailure, Subject, Timestamp, WorkflowName,
+    Append, Body, Cancel, Done, ExecutionId, Fact, Input, Json, LaneAction, Namespace, Outcome, Start,
+    StepError, StepFailure, Subject, Timestamp, WorkflowName,
 };
 use serde_json::json;
 use service::Metrics;
@@ -299,11 +299,11 @@ async fn submit(shared: Arc<Shared>, plan: Execution) {
             execution: id,
             workflow: WorkflowName::new("sim").unwrap(),
             trigger_source: "api".into(),
-            spec: plan.spec(),
-            input: Input {
+            spec: Json::of(&plan.spec()),
+            input: Json::of(&Input {
                 data: json!({ "n": 1 }).as_object().unwrap().clone(),
                 alert: None,
-            },
+            }),
             delivery: Some(delivery.to_owned()),
             uid: None,
         }))

@@ -81,7 +81,7 @@ mod tests {
     use std::sync::Arc;
 
     use protocol::{
-        Append, Cause, ExecutionId, Input, Namespace, Start, Subject, WorkflowName, lane::StepStatus,
+        Append, Cause, ExecutionId, Input, Json, Namespace, Start, Subject, WorkflowName, lane::StepStatus,
     };
     use serde_json::json;
 
@@ -97,8 +97,8 @@ mod tests {
             execution: ExecutionId::derive(&["instead"]),
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec: spec.clone(),
-            input: Input::default(),
+            spec: Json::of(&spec),
+            input: Json::of(&Input::default()),
             delivery: None,
             uid: None,
         };

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
 use expect_test::{Expect, expect};
 use protocol::{
-    Body, Cancel, Dead, Done, ExecutionId, Fact, Input, LaneAction, Namespace, Outcome, Start, StepError,
-    StepFailure, StepName, Subject, TimerFired, Timestamp, WorkflowName,
+    Body, Cancel, Dead, Done, ExecutionId, Fact, Input, Json, LaneAction, Namespace, Outcome, Start,
+    StepError, StepFailure, StepName, Subject, TimerFired, Timestamp, WorkflowName,
 };
 use serde_json::{Value, json};
 
@@ -40,8 +40,8 @@ impl World {
             execution: ExecutionId::derive(&["test"]),
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec,
-            input,
+            spec: Json::of(&spec),
+            input: Json::of(&input),
             delivery: None,
             uid: None,
         };
@@ -143,7 +143,7 @@ impl World {
 }
 
 fn compile(start: &Start) -> Result<Arc<Definition>, String> {
-    let spec = serde_json::from_value(start.spec.clone()).map_err(|error| error.to_string())?;
+    let spec = serde_json::from_str(start.spec.as_str()).map_err(|error| error.to_string())?;
     Definition::compile(spec).map(Arc::new)
 }
 

@@ -54,8 +54,8 @@ pub(super) fn next(walk: &Walk<'_>, index: usize, goal: &Template, now: Timestam
         llm_config,
         env,
         fail_on_timeout: step.on_timeout == OnTimeout::Fail,
-        fix_namespace: state.fix_namespace().to_owned(),
-        alert: state.start.input().alert.map(Value::Object),
+        fix_namespace: state.fix_namespace(),
+        alert: state.start.input.read().alert.map(Value::Object),
         earlier: match step.tools.contains(&Tool::ReadFile) {
             true => earlier(walk, index),
             false => Vec::new(),

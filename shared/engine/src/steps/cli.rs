@@ -119,7 +119,8 @@ fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Resul
             output: Some(json!({ "command": command, "proposed_by": proposed_by(walk, work) })),
         })
     })?;
-    let namespaces = [Some(walk.state.fix_namespace()), argv.namespace()];
+    let fix_namespace = walk.state.fix_namespace();
+    let namespaces = [Some(fix_namespace.as_str()), argv.namespace()];
     let is_listed = |listed: &String| listed == "*" || namespaces.contains(&Some(listed.as_str()));
     if work.mode == Some(FixMode::Propose) || rules.propose_namespaces.iter().any(is_listed) {
         let proposed = argv.words().join(" ");
@@ -133,7 +134,7 @@ fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Resul
 
 /// The gate's word on the command alone, and with each investigation whose findings stand in it.
 fn check(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Result<Argv, Refusal> {
-    let namespace = walk.state.fix_namespace();
+    let namespace = &walk.state.fix_namespace();
     for provenance in provenances(walk, work) {
         rules.gate.check(
             command,

@@ -8,8 +8,8 @@ use crate::{advance::Walk, condition::Condition, manifest::OnFalse};
 
 pub(super) fn next(walk: &Walk<'_>, index: usize, condition: &Condition, on_false: OnFalse) -> Next {
     let paths = condition.references();
-    let context = walk.context(paths.iter().map(|path| path.segments()));
-    let found = condition.evaluate(&context);
+    let paths = paths.iter().map(|path| path.segments());
+    let found = walk.with_context(paths, |context| condition.evaluate(context));
     let output = json!({
         "condition_met": found.met,
         "condition": condition.source(),
