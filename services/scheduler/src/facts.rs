@@ -110,25 +110,38 @@ impl<L: Log> Facts<L> {
         deliveries: u64,
     ) -> Result<(), Stuck> {
         let mut slot = self.executions.lock(execution).await;
+        let mut behind = None;
         for round in 0..ROUNDS_MAX {
             let is_fresh = slot.is_none();
             if is_fresh {
-                *slot = Some(
-                    self.know(namespace, execution, observed, at, deliveries, round)
-                        .await?,
-                );
+                let caught_up = match behind.take() {
+                    Some(known) => self.catch_up(known, namespace, execution, deliveries).await?,
+                    None => None,
+                };
+                *slot = Some(match caught_up {
+                    Some(known) => known,
+                    None => {
+                        self.know(namespace, execution, observed, at, deliveries, round)
+                            .await?
+                    }
+                });
             }
             let Some(known) = slot.as_mut() else { continue };
             match decide(&known.state, observed, self.log.now(), &self.rules) {
                 Ok(Decision::Append(planned)) => {
-                    if self
-                        .append(known, namespace, execution, planned, observed)
-                        .await?
-                    {
-                        return Ok(self.repair(known, namespace, execution).await?);
+                    let appended = match self.append(known, namespace, execution, planned, observed).await {
+                        Ok(true) => self.repair(known, namespace, execution).await.map(|()| true),
+                        unsettled => unsettled,
+                    };
+                    match appended {
+                        Ok(true) => return Ok(()),
+                        // Another scheduler was first, or it is unknown whether we were.
+                        Ok(false) => behind = slot.take(),
+                        Err(failure) => {
+                            *slot = None;
+                            return Err(failure.into());
+                        }
                     }
-                    // Another scheduler was first, or it is unknown whether we were.
-                    *slot = None;
                     tokio::time::sleep(pause(round, observed.seq, self.log.salt())).await;
                 }
                 Ok(Decision::Nothing(why)) if is_fresh || is_final(why) => {
@@ -140,12 +153,35 @@ impl<L: Log> Facts<L> {
                 }
                 Err(illegal) if is_fresh => return Err(contradiction(&illegal, deliveries).into()),
                 // The state may be behind the log.
-                Ok(Decision::Nothing(_)) | Err(_) => *slot = None,
+                Ok(Decision::Nothing(_)) | Err(_) => behind = slot.take(),
             }
         }
         Err(Stuck::Fact(Failure::retry(format!(
             "other schedulers were first {ROUNDS_MAX} times in a row"
         ))))
+    }
+
+    /// A state that the log has gone past, with what came since; `None` where it takes more than that, and the whole
+    /// has to be read.
+    async fn catch_up(
+        &self,
+        mut known: Known,
+        namespace: &Namespace,
+        execution: ExecutionId,
+        deliveries: u64,
+    ) -> Result<Option<Known>, Stuck> {
+        let messages = self
+            .log
+            .read_execution_after(namespace, execution, known.lane_seq)
+            .await?;
+        let history = read::history(&messages, &self.blobs)
+            .await
+            .map_err(|error| unreadable(error, deliveries))?;
+        if known.state.go_on(&history.logged).is_err() {
+            return Ok(None);
+        }
+        known.lane_seq = known.lane_seq.max(history.lane_seq);
+        Ok(Some(known))
     }
 
     /// The state of an execution, from the log.

@@ -318,6 +318,20 @@ pub trait Log: Clone + Send + Sync + 'static {
         &self,
         namespace: &Namespace,
         execution: ExecutionId,
+    ) -> impl Future<Output = Result<Vec<LogMessage>, LogError>> + Send {
+        self.read_execution_after(namespace, execution, 0)
+    }
+
+    /// As [`Log::read_execution`], without what stands at `after` or before it: for who knows that already. A fact
+    /// that a returned lane message names may be there, too.
+    ///
+    /// # Errors
+    /// [`LogError`]; never a part of it.
+    fn read_execution_after(
+        &self,
+        namespace: &Namespace,
+        execution: ExecutionId,
+        after: u64,
     ) -> impl Future<Output = Result<Vec<LogMessage>, LogError>> + Send;
 
     /// The transcript of one attempt so far, in order.

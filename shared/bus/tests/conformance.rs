@@ -396,7 +396,12 @@ async fn execution_is_read(log: impl Log) {
             &Subject::Turn(namespace(), execution(1), step(), Attempt::FIRST, n),
         )
         .await;
-        last = appended(&log, &command(1), last).await;
+        let lane = match n % 3 {
+            0 => Subject::Note(namespace(), execution(1)),
+            1 => command(1),
+            _ => Subject::Command(TaskType::agent(), namespace(), execution(1)),
+        };
+        last = appended(&log, &lane, last).await;
         expected.push(last);
     }
     let messages = log.read_execution(&namespace(), execution(1)).await.unwrap();
@@ -406,6 +411,15 @@ async fn execution_is_read(log: impl Log) {
     );
     let age = log.now().since(messages[0].at);
     assert!(age < PATIENCE, "{age:?}");
+    for known in 0..=expected.len() {
+        let after = known.checked_sub(1).map_or(0, |known| expected[known]);
+        let rest = log
+            .read_execution_after(&namespace(), execution(1), after)
+            .await
+            .unwrap();
+        let rest: Vec<u64> = rest.iter().map(|message| message.seq).collect();
+        assert_eq!(rest, expected[known..], "behind {after}");
+    }
     assert!(
         log.read_execution(&namespace(), execution(3))
             .await

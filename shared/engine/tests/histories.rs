@@ -8,8 +8,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use engine::{Decision, Definition, Logged, Observed, Phase, Rules, State, decide, fixgate::Gate};
 use proptest::prelude::*;
 use protocol::{
-    Attempt, Body, Cancel, Done, ExecutionId, Fact, Input, LaneAction, Namespace, Outcome, Start, StepError,
-    StepFailure, StepName, Task, TimerFired, Timestamp, WorkflowName,
+    Attempt, Body, Cancel, Done, ExecutionId, Fact, Input, Json, LaneAction, Namespace, Outcome, Start,
+    StepError, StepFailure, StepName, Task, TimerFired, Timestamp, WorkflowName,
 };
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ struct World {
 }
 
 fn compile(start: &Start) -> Result<Arc<Definition>, String> {
-    Definition::compile(serde_json::from_value(start.spec.clone()).unwrap()).map(Arc::new)
+    Definition::compile(serde_json::from_str(start.spec.as_str()).unwrap()).map(Arc::new)
 }
 
 impl World {
@@ -75,11 +75,11 @@ impl World {
             execution: ExecutionId::derive(&["history"]),
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec,
-            input: Input {
+            spec: Json::of(&spec),
+            input: Json::of(&Input {
                 data: json!({ "n": 1 }).as_object().unwrap().clone(),
                 alert: None,
-            },
+            }),
             delivery: None,
             uid: None,
         };
@@ -104,18 +104,21 @@ impl World {
     }
 
     fn state(&self, length: usize) -> (State, u64) {
-        let mut lane_seq = 0;
-        let messages: Vec<(u64, Logged)> = self.log[..length]
+        let messages: Vec<(u64, Logged)> = self.numbered().take(length).collect();
+        let lane = messages
             .iter()
-            .enumerate()
-            .map(|(index, message)| {
-                if let Logged::Lane(_) = message {
-                    lane_seq = index as u64 + 1;
-                }
-                (index as u64 + 1, message.clone())
-            })
-            .collect();
+            .filter(|(_, message)| matches!(message, Logged::Lane(_)));
+        let lane_seq = lane.last().map_or(0, |(seq, _)| *seq);
         (State::replay(&messages, compile).unwrap(), lane_seq)
+    }
+
+    /// The messages with their sequences.
+    fn numbered(&self) -> impl Iterator<Item = (u64, Logged)> {
+        self.log
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(index, message)| (index as u64 + 1, message))
     }
 
     /// Returns whether the fact is settled: answered, or of no consequence.
@@ -243,5 +246,20 @@ proptest! {
         }).collect();
         let distinct: HashSet<u64> = causes.iter().copied().collect();
         prop_assert_eq!(causes.len(), distinct.len(), "a fact was answered twice");
+
+        for length in 1..=world.log.len() {
+            let (mut known, lane_seq) = world.state(length);
+            let rest: Vec<(u64, Logged)> = world.numbered().filter(|(seq, _)| *seq > lane_seq).collect();
+            let names_older = rest.iter().any(|(_, message)| match message {
+                Logged::Lane(append) => append.cause.seq <= lane_seq,
+                Logged::Fact(_) => false,
+            });
+            prop_assert_eq!(known.go_on(&rest).is_err(), names_older, "behind {}", lane_seq);
+            if !names_older {
+                prop_assert_eq!(known.phase(), state.phase());
+                prop_assert_eq!(known.steps(), state.steps());
+                prop_assert!((1..=world.log.len() as u64).all(|seq| known.has_answered(seq) == state.has_answered(seq)));
+            }
+        }
     }
 }

@@ -220,7 +220,7 @@ pub(crate) fn write_once() -> HeaderMap {
 }
 
 /// Not among the client's constants.
-const EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+pub(super) const EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// Headers of rule 2: the lane, as `filter` names it, is at `expected_last`.
 pub(crate) fn compare_and_set(filter: &str, expected_last: u64) -> HeaderMap {

@@ -309,14 +309,15 @@ impl Log for NatsLog {
         }
     }
 
-    async fn read_execution(
+    async fn read_execution_after(
         &self,
         namespace: &Namespace,
         execution: ExecutionId,
+        after: u64,
     ) -> Result<Vec<LogMessage>, LogError> {
         let facts = subjects::facts_filter(namespace, execution);
         let lane = subjects::lane_filter(namespace, execution);
-        let messages = self.inner.log.moment(&facts, &lane).await?;
+        let messages = self.inner.log.moment(&facts, &lane, after).await?;
         Ok(messages.into_iter().map(|raw| raw.message).collect())
     }
 

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::api::{Api, RequestFailure};
+use super::api::{Api, EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, RequestFailure};
 use crate::{
     connect::REQUEST_TIME,
     log::{LogError, LogMessage},
@@ -105,7 +105,7 @@ impl Reader {
     /// All messages on `filter`, of which no subject holds more than one. The server finds them by its index.
     pub(crate) async fn write_once(&self, filter: &str) -> Result<Vec<Raw>, LogError> {
         repeatedly(|| async {
-            let Some((messages, _)) = self.last_of_each(&[filter]).await? else {
+            let Some((messages, _)) = self.last_of_each(&[filter], 0).await? else {
                 return self.walk(filter, 1, usize::MAX).await;
             };
             self.check_lag(filter, messages.last().map_or(0, |raw| raw.message.seq))
@@ -115,33 +115,37 @@ impl Reader {
         .await
     }
 
-    /// All messages on `once`, of which no subject holds more than one, and on `lane`, of which few subjects
-    /// hold many: as they were at one moment, in stream order.
-    pub(crate) async fn moment(&self, once: &str, lane: &str) -> Result<Vec<Raw>, LogError> {
-        repeatedly(|| self.moment_once(once, lane)).await
+    /// All messages behind `after` on `once`, of which no subject holds more than one, and on `lane`, of which few
+    /// subjects hold many: as they were at one moment, in stream order.
+    pub(crate) async fn moment(&self, once: &str, lane: &str, after: u64) -> Result<Vec<Raw>, LogError> {
+        repeatedly(|| self.moment_once(once, lane, after)).await
     }
 
-    async fn moment_once(&self, once: &str, lane: &str) -> Result<Vec<Raw>, LogError> {
-        let (messages, lane_last, once_last) = match self.last_of_each(&[lane, once]).await? {
+    async fn moment_once(&self, once: &str, lane: &str, after: u64) -> Result<Vec<Raw>, LogError> {
+        let (messages, lane_last, once_last) = match self.last_of_each(&[lane, once], after).await? {
             Some((newest, up_to)) => {
                 let once_prefix = once.trim_end_matches('>');
                 let (facts, ends): (Vec<Raw>, Vec<Raw>) = newest
                     .into_iter()
                     .partition(|raw| raw.message.subject.starts_with(once_prefix));
-                let subjects =
-                    try_join_all(ends.iter().map(|end| self.whole_subject(&end.message, up_to))).await?;
-                let lane_last = ends.last().map_or(0, |end| end.message.seq);
-                let once_last = facts.last().map_or(0, |fact| fact.message.seq);
-                let messages = subjects.into_iter().flatten().chain(facts).collect();
+                let lane_last = ends.last().map_or(after, |end| end.message.seq);
+                let once_last = facts.last().map_or(after, |fact| fact.message.seq);
+                let lane = if is_unbroken(&ends, lane, after) {
+                    ends
+                } else {
+                    let subjects = ends.iter().map(|end| self.subject(&end.message, after, up_to));
+                    try_join_all(subjects).await?.into_iter().flatten().collect()
+                };
+                let messages = lane.into_iter().chain(facts).collect();
                 (messages, lane_last, once_last)
             }
             // More than the server gives at once. The lane first: what it names was in the log before it, so
             // that the facts read afterwards hold it.
             None => {
-                let mut messages = self.walk(lane, 1, usize::MAX).await?;
-                let lane_last = messages.last().map_or(0, |raw| raw.message.seq);
-                let facts = self.walk(once, 1, usize::MAX).await?;
-                let once_last = facts.last().map_or(0, |raw| raw.message.seq);
+                let mut messages = self.walk(lane, after + 1, usize::MAX).await?;
+                let lane_last = messages.last().map_or(after, |raw| raw.message.seq);
+                let facts = self.walk(once, after + 1, usize::MAX).await?;
+                let once_last = facts.last().map_or(after, |raw| raw.message.seq);
                 messages.extend(facts);
                 (messages, lane_last, once_last)
             }
@@ -153,9 +157,9 @@ impl Reader {
         Ok(messages)
     }
 
-    /// All messages on the subject of `last` up to `up_to`, of which `last` is the last.
-    async fn whole_subject(&self, last: &LogMessage, up_to: u64) -> Result<Vec<Raw>, LogError> {
-        let mut messages = self.walk(&last.subject, 1, usize::MAX).await?;
+    /// All messages on the subject of `last` behind `after` and up to `up_to`, of which `last` is the last.
+    async fn subject(&self, last: &LogMessage, after: u64, up_to: u64) -> Result<Vec<Raw>, LogError> {
+        let mut messages = self.walk(&last.subject, after + 1, usize::MAX).await?;
         messages.retain(|raw| raw.message.seq <= up_to);
         if messages.last().map(|raw| raw.message.seq) == Some(last.seq) {
             Ok(messages)
@@ -193,14 +197,14 @@ impl Reader {
         Ok(messages)
     }
 
-    /// The last message of each subject on any of `filters`, in stream order, and up to where that looked;
-    /// `None` where there are more than the server gives at once.
-    async fn last_of_each(&self, filters: &[&str]) -> Result<Option<(Vec<Raw>, u64)>, LogError> {
+    /// The last message behind `after` of each subject on any of `filters`, in stream order, and up to where that
+    /// looked; `None` where there are more than the server gives at once.
+    async fn last_of_each(&self, filters: &[&str], after: u64) -> Result<Option<(Vec<Raw>, u64)>, LogError> {
         let what = filters.join(", ");
         let mut messages: Vec<Raw> = Vec::new();
         let mut up_to = 0;
         loop {
-            let next_seq = messages.last().map_or(0, |raw| raw.message.seq + 1);
+            let next_seq = messages.last().map_or(after, |raw| raw.message.seq) + 1;
             let request = json!({
                 "multi_last": filters, "seq": next_seq, "up_to_seq": up_to, "max_bytes": BATCH_BYTES_MAX,
             });
@@ -381,6 +385,19 @@ impl Reader {
             )),
         }
     }
+}
+
+/// Whether `ends`, the last message of each subject of a lane, are all that the lane has behind `after`: each was
+/// appended behind the one before it, as its own guard says, which the server checked.
+fn is_unbroken(ends: &[Raw], lane: &str, after: u64) -> bool {
+    let mut before = after;
+    ends.iter().all(|end| {
+        let guard = end.headers.get(EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT);
+        let follows = guard.is_some_and(|filter| filter.as_str() == lane)
+            && number(&end.headers, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE) == Some(before);
+        before = end.message.seq;
+        follows
+    })
 }
 
 // Statuses of an answer.

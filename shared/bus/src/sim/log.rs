@@ -322,10 +322,11 @@ impl Log for SimLog {
         }
     }
 
-    async fn read_execution(
+    async fn read_execution_after(
         &self,
         namespace: &Namespace,
         execution: ExecutionId,
+        after: u64,
     ) -> Result<Vec<LogMessage>, LogError> {
         self.ask("read an execution").await?;
         let filters = [
@@ -335,7 +336,7 @@ impl Log for SimLog {
         let now = self.broker.moment();
         let mut state = self.broker.state();
         let mut messages: Vec<LogMessage> = state
-            .range(StreamId::Log, &filters, 1, u64::MAX)
+            .range(StreamId::Log, &filters, after + 1, u64::MAX)
             .cloned()
             .collect();
         let hit = || format!("client {}, which reads {execution}", self.id);
