@@ -105,10 +105,10 @@ impl World {
 
     fn state(&self, length: usize) -> (State, u64) {
         let messages: Vec<(u64, Logged)> = self.numbered().take(length).collect();
-        let lane = messages
+        let mut lane = messages
             .iter()
             .filter(|(_, message)| matches!(message, Logged::Lane(_)));
-        let lane_seq = lane.last().map_or(0, |(seq, _)| *seq);
+        let lane_seq = lane.next_back().map_or(0, |(seq, _)| *seq);
         (State::replay(&messages, compile).unwrap(), lane_seq)
     }
 

@@ -240,6 +240,10 @@ pub async fn drive<S: Starter>(
                 None => is_over = true,
             },
             id = ends.next(), if !open.is_empty() => {
+                // Its start may have been told since this was last asked for.
+                while let Ok((id, at)) = started.try_recv() {
+                    open.insert(id, at);
+                }
                 if let Some(at) = open.remove(&id) {
                     latencies.push(at.elapsed());
                     free.add_permits(1);
