@@ -24,8 +24,9 @@ const PAGE_MAX: u32 = 500;
 /// Does it.
 pub async fn run(client: &Client, asked: &Purge) -> Outcome {
     let before = match (&asked.before, asked.all) {
-        (Some(text), _) => instant(text, clock::now())?,
-        (None, true) => clock::now(),
+        (Some(text), _) => Some(instant(text, clock::now())?),
+        // The list is the server's, whatever the clock here says.
+        (None, true) => None,
         (None, false) => {
             let ids = asked
                 .ids
@@ -36,7 +37,7 @@ pub async fn run(client: &Client, asked: &Purge) -> Outcome {
     };
     let ids = listed(client, before).await?;
     if ids.is_empty() {
-        show::line("there is no such dead letter");
+        show::aside("No resources found.");
     }
     purge(client, ids.iter().map(String::as_str)).await
 }
@@ -62,8 +63,8 @@ async fn purge(client: &Client, ids: impl Iterator<Item = &str>) -> Outcome {
     Ok(code)
 }
 
-/// Those that were set aside before this time.
-async fn listed(client: &Client, before: Timestamp) -> Result<Vec<String>, Failure> {
+/// Those that were set aside before this time; without one, all.
+async fn listed(client: &Client, before: Option<Timestamp>) -> Result<Vec<String>, Failure> {
     let mut ids = Vec::new();
     let mut cursor = None;
     loop {
@@ -71,7 +72,8 @@ async fn listed(client: &Client, before: Timestamp) -> Result<Vec<String>, Failu
             .query("limit", Some(PAGE_MAX))
             .query("cursor", cursor);
         let page: Page<DeadLetterView> = super::get::read(&client.send(&request).await?)?;
-        let old = page.items.iter().filter(|letter| letter.at < before);
+        let is_old = |letter: &&DeadLetterView| before.is_none_or(|before| letter.at < before);
+        let old = page.items.iter().filter(is_old);
         ids.extend(old.map(|letter| letter.id.to_string()));
         match page.next {
             Some(next) => cursor = Some(next),
