@@ -5,6 +5,7 @@
 //!   whoever sends alerts can do nothing else.
 //! - Nobody but the admin may create, change, purge or delete a stream or a durable consumer; ingest alone may delete
 //!   single dead letters.
+//! - Who follows a stream may not take what a durable consumer of another service is there for.
 //! - Answers, and what a consumer delivers, come on inboxes of the user's own, which no other may listen at.
 //!
 //! To give a service a right, add it to its row here, and run `make generate`.
@@ -12,7 +13,7 @@
 use protocol::subjects;
 
 use crate::topology::{
-    AGENT, BUDGETS_BUCKET, CLI, Durable, INGEST, SCHEDULER, STARTED_BUCKET, STORE_WRITER, TIMERS,
+    AGENT, BUDGETS_BUCKET, CLI, DURABLES, Durable, INGEST, SCHEDULER, STARTED_BUCKET, STORE_WRITER, TIMERS,
     TRIALS_BUCKET, WORKFLOW_STATUS, WORKFLOWS_BUCKET,
 };
 
@@ -39,13 +40,15 @@ pub enum Right {
     Everything,
     /// Publish on these subjects.
     Publish(&'static str),
-    /// Look at streams and consumers, and read single messages, of any stream.
+    /// Look at what streams and consumers there are, and how far they are; not at messages.
     Look,
-    /// Take messages of a durable consumer, acknowledge them, and set aside what cannot be processed.
+    /// Read messages of a stream.
+    Read(&'static str),
+    /// Take messages of a durable consumer, acknowledge them, and set aside what cannot be processed; read its stream.
     Take(Durable),
-    /// Follow a stream by consumers that go with their reader.
+    /// Read a stream, and follow it by consumers that go with their reader.
     Follow(&'static str),
-    /// Write to a KV bucket.
+    /// Read a KV bucket, and write to it.
     Keep(&'static str),
     /// Read the object store of large bodies.
     ReadBlobs,
@@ -58,13 +61,14 @@ pub enum Right {
 /// The stream of a KV bucket, and of the object store.
 const WORKFLOWS_STREAM: &str = "KV_fist-workflows";
 const BLOBS_STREAM: &str = "OBJ_fist-blobs";
+const BUDGETS_STREAM: &str = "KV_fist-budgets";
 
 /// The subject filter of everything in the object store of large bodies.
 const ALL_BLOBS: &str = "$O.fist-blobs.>";
 
 /// The table.
 pub fn users() -> Vec<User> {
-    use Right::{Answer, AnyInbox, Everything, Follow, Keep, Look, Publish, ReadBlobs, Take};
+    use Right::{Answer, AnyInbox, Everything, Follow, Keep, Look, Publish, Read, ReadBlobs, Take};
     let user = |name, password_variable, doc, rights| User {
         name,
         doc,
@@ -88,8 +92,11 @@ pub fn users() -> Vec<User> {
                 Publish("fist.alert.>"),
                 Publish("fist.alerts.*"),
                 Publish("fist.query.>"),
-                // Dead letters that people purge.
+                // Dead letters that people look at and purge.
                 Publish("$JS.API.STREAM.MSG.DELETE.FIST_DLQ"),
+                Read("FIST_DLQ"),
+                // What models took, as people ask for it.
+                Read(BUDGETS_STREAM),
                 Take(INGEST),
                 // The status of Workflow objects.
                 Take(WORKFLOW_STATUS),
@@ -184,6 +191,31 @@ impl User {
         distinct(self.rights.iter().flat_map(Right::publish))
     }
 
+    /// Of these, what it may not have after all: to take from a durable consumer of another service.
+    pub fn publish_not(&self) -> Vec<String> {
+        let is_followed = |stream: &str| {
+            self.rights
+                .iter()
+                .any(|right| matches!(right, Right::Follow(followed) if *followed == stream))
+        };
+        let is_own = |durable: &Durable| {
+            self.rights
+                .iter()
+                .any(|right| matches!(right, Right::Take(own) if own.name == durable.name))
+        };
+        DURABLES
+            .iter()
+            .filter(|durable| is_followed(durable.stream.name()) && !is_own(durable))
+            .map(|durable| {
+                format!(
+                    "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+                    durable.stream.name(),
+                    durable.name
+                )
+            })
+            .collect()
+    }
+
     /// The subjects it may subscribe to, each once.
     pub fn subscribe(&self) -> Vec<String> {
         let own = (!self.has_any_inbox()).then(|| format!("{}.>", inbox_prefix(self.name)));
@@ -219,32 +251,34 @@ impl Right {
         match self {
             Self::Everything => vec![">".to_owned()],
             Self::Publish(subject) => vec![(*subject).to_owned()],
-            Self::Look => [
-                "$JS.API.INFO",
-                "$JS.API.STREAM.INFO.*",
-                "$JS.API.STREAM.MSG.GET.*",
-                "$JS.API.DIRECT.GET.>",
-                "$JS.API.CONSUMER.INFO.>",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            Self::Look => ["$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.>"]
+                .map(str::to_owned)
+                .to_vec(),
+            Self::Read(stream) => reads(stream),
             Self::Take(durable) => {
                 let (stream, name) = (durable.stream.name(), durable.name);
-                vec![
+                let takes = vec![
                     format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"),
                     format!("$JS.ACK.{stream}.{name}.>"),
                     subjects::ALL_DEAD.replace('>', name),
-                ]
+                ];
+                [takes, reads(stream)].concat()
             }
-            Self::Follow(stream) => vec![
-                format!("$JS.API.CONSUMER.CREATE.{stream}"),
-                format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
-            ],
-            Self::Keep(bucket) => vec![format!("$KV.{bucket}.>")],
-            Self::ReadBlobs => vec![
-                format!("$JS.API.CONSUMER.CREATE.{BLOBS_STREAM}"),
-                format!("$JS.FC.{BLOBS_STREAM}.>"),
-            ],
+            Self::Follow(stream) => {
+                let follows = vec![
+                    format!("$JS.API.CONSUMER.CREATE.{stream}"),
+                    format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
+                ];
+                [follows, reads(stream)].concat()
+            }
+            Self::Keep(bucket) => [vec![format!("$KV.{bucket}.>")], reads(&format!("KV_{bucket}"))].concat(),
+            Self::ReadBlobs => {
+                let follows = vec![
+                    format!("$JS.API.CONSUMER.CREATE.{BLOBS_STREAM}"),
+                    format!("$JS.FC.{BLOBS_STREAM}.>"),
+                ];
+                [follows, reads(BLOBS_STREAM)].concat()
+            }
             Self::Answer(_) | Self::AnyInbox => Vec::new(),
         }
     }
@@ -257,6 +291,15 @@ impl Right {
             _ => Vec::new(),
         }
     }
+}
+
+/// Reading single messages of a stream: of its leader, or of any replica.
+fn reads(stream: &str) -> Vec<String> {
+    vec![
+        format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        format!("$JS.API.DIRECT.GET.{stream}"),
+        format!("$JS.API.DIRECT.GET.{stream}.>"),
+    ]
 }
 
 /// What the inboxes of a user begin with.
@@ -297,14 +340,16 @@ authorization {
             format!("[{}\n{indent}]", lines.collect::<String>())
         };
         let (outer, inner) = (" ".repeat(16), " ".repeat(20));
-        let subscribe = match user.subscribe_not() {
-            denied if denied.is_empty() => list(&user.subscribe(), &outer),
+        let but = |allowed: &[String], denied: &[String]| match denied {
+            [] => list(allowed, &outer),
             denied => format!(
                 "{{\n{inner}allow: {}\n{inner}deny: {}\n{outer}}}",
-                list(&user.subscribe(), &inner),
-                list(&denied, &inner)
+                list(allowed, &inner),
+                list(denied, &inner)
             ),
         };
+        let publish = but(&user.publish(), &user.publish_not());
+        let subscribe = but(&user.subscribe(), &user.subscribe_not());
         let answers = match user.answers() {
             true => {
                 "\n                # Answers to the questions it was asked.\n                allow_responses { max: 1, expires: \"1m\" }"
@@ -317,15 +362,12 @@ authorization {
             user: {}
             password: ${}
             permissions {{
-                publish: {}
+                publish: {publish}
                 subscribe: {subscribe}{answers}
             }}
         }}
 ",
-            user.doc,
-            user.name,
-            user.password_variable,
-            list(&user.publish(), &outer),
+            user.doc, user.name, user.password_variable,
         ));
     }
     text.push_str("    ]\n}\n");
@@ -351,12 +393,16 @@ mod tests {
     fn names_of_streams_are_those_of_the_topology() {
         assert_eq!(WORKFLOWS_STREAM, format!("KV_{WORKFLOWS_BUCKET}"));
         assert_eq!(BLOBS_STREAM, format!("OBJ_{BLOBS_BUCKET}"));
+        assert_eq!(BUDGETS_STREAM, format!("KV_{BUDGETS_BUCKET}"));
         assert_eq!(ALL_BLOBS, format!("$O.{BLOBS_BUCKET}.>"));
         for user in users() {
             for right in &user.rights {
-                if let Right::Follow(stream) = right {
+                if let Right::Follow(stream) | Right::Read(stream) = right {
                     let is_known = StreamId::ALL.iter().any(|id| id.name() == *stream);
-                    assert!(is_known || *stream == WORKFLOWS_STREAM, "{stream}");
+                    assert!(
+                        is_known || [WORKFLOWS_STREAM, BUDGETS_STREAM].contains(stream),
+                        "{stream}"
+                    );
                 }
             }
         }
@@ -377,6 +423,9 @@ mod tests {
         assert_eq!(who("fist.fact.*.*.start"), ["ingest"]);
         assert_eq!(who("fist.fact.*.*.*.*.done"), ["cli-runner", "agent-runner"]);
         assert_eq!(who("fist.alerts.*"), ["ingest", "source"]);
+        assert_eq!(who("$JS.API.DIRECT.GET.FIST_ALERTS"), ["ingest"]);
+        assert_eq!(who("$JS.API.DIRECT.GET.KV_fist-workflows.>"), ["ingest"]);
+        assert_eq!(who("$JS.API.STREAM.MSG.GET.FIST_DLQ"), ["ingest"]);
         assert_eq!(who(">"), ["admin"]);
     }
 }

@@ -136,6 +136,8 @@ async fn every_service_can_do_its_part() {
     ingest.dead_letter(letter("ingest")).await.unwrap();
     let letters = ingest.dead_letters(None, 5).await.unwrap();
     assert_eq!(letters.len(), 1);
+    let letter_again = ingest.dead_letter_by_id(letters[0].id).await.unwrap();
+    assert_eq!(letter_again.as_ref(), letters.first());
     assert!(ingest.purge_dead_letter(letters[0].id).await.unwrap());
     let definitions = Definitions::open(&connection).await.unwrap();
     definitions
@@ -192,6 +194,8 @@ async fn every_service_can_do_its_part() {
         .await
         .unwrap();
     scheduler.dead_letter(letter("scheduler")).await.unwrap();
+    let messages = scheduler.read_execution(&ns, exec).await.unwrap();
+    assert!(messages.iter().any(|message| message.seq == seq), "{messages:?}");
 
     let content = Bytes::from(vec![1_u8; 200_000]);
     for (user, durable, attempt) in [
@@ -215,7 +219,12 @@ async fn every_service_can_do_its_part() {
             .await;
         let blobs = Blobs::open(&connection).await.unwrap();
         let blob = blobs.put(content.clone()).await.unwrap();
-        assert_eq!(blobs.get(&blob).await.unwrap(), Some(content.clone()));
+        for reader in [user, "scheduler", "ingest", "store-writer"] {
+            let blobs = Blobs::open(&world.connection(reader).await).await.unwrap();
+            assert_eq!(blobs.get(&blob).await.unwrap(), Some(content.clone()), "{reader}");
+        }
+        let attempts = [Subject::Done(ns.clone(), exec, step(), attempt).to_string()];
+        assert!(runner.holds_any(&attempts).await.unwrap());
         runner
             .follow(vec![protocol::subjects::ALL_CANCELS.to_owned()], Position::New)
             .await
@@ -257,7 +266,19 @@ async fn every_service_can_do_its_part() {
     let store = world.log("store-writer").await;
     take_one(&store, &topology::STORE_WRITER).await;
     assert!(store.read_from(1, 100).await.unwrap().len() >= 8);
-    store.consumer_state(&topology::STORE_WRITER).await.unwrap();
+    // How far behind each is, which reads its oldest message.
+    for (user, durable) in [
+        ("ingest", topology::INGEST),
+        ("ingest", topology::WORKFLOW_STATUS),
+        ("scheduler", topology::SCHEDULER),
+        ("scheduler", topology::TIMERS),
+        ("cli-runner", topology::CLI),
+        ("agent-runner", topology::AGENT),
+        ("store-writer", topology::STORE_WRITER),
+    ] {
+        let state = world.log(user).await.consumer_state(&durable).await;
+        state.unwrap_or_else(|error| panic!("{user}, {}: {error}", durable.name));
+    }
     let responder = world.connection("store-writer").await;
     let blobs = Blobs::open(&responder).await.unwrap();
     blobs
@@ -371,12 +392,20 @@ async fn nobody_can_do_more() {
     assert!(tried.len() > 40, "{tried:?}");
     for user in users.iter().filter(|user| user.name != "admin") {
         let (client, mut hears) = heard(&world, user.name).await;
-        let own = user.publish();
+        let (own, not) = (user.publish(), user.publish_not());
+        let is_in =
+            |patterns: &[String], subject: &String| patterns.iter().any(|pattern| covers(pattern, subject));
         let others: Vec<String> = tried
             .iter()
-            .filter(|subject| !own.iter().any(|pattern| covers(pattern, subject)))
+            .filter(|subject| !is_in(&own, subject) || is_in(&not, subject))
             .cloned()
             .collect();
+        let taken = "$JS.API.CONSUMER.MSG.NEXT.FIST_LOG.scheduler".to_owned();
+        assert!(
+            user.name == "scheduler" || others.contains(&taken),
+            "{}",
+            user.name
+        );
         assert!(others.len() > 15, "{}: {others:?}", user.name);
         for subject in &others {
             client.publish(subject.clone(), "{}".into()).await.unwrap();
