@@ -172,7 +172,7 @@ fn start_part(start: Start, message: Message<'_>) -> StartPart {
                 step_type: text(step, "type"),
             })
             .collect(),
-        input_context: ExecutionView::input_context(&start.input.read()),
+        input_context: ExecutionView::input_context(start.input.read()),
         created_at: message.at,
     }
 }

@@ -305,7 +305,13 @@ pub struct Page<T> {
 
 impl ExecutionView {
     /// The input as `input_context` shows it.
-    pub fn input_context(input: &Input) -> Value {
-        serde_json::json!({ "source": { "data": input.data }, "alert": input.alert })
+    pub fn input_context(input: Input) -> Value {
+        // The macro would copy the input.
+        let source = Map::from_iter([("data".to_owned(), Value::Object(input.data))]);
+        let alert = input.alert.map_or(Value::Null, Value::Object);
+        Value::Object(Map::from_iter([
+            ("source".to_owned(), Value::Object(source)),
+            ("alert".to_owned(), alert),
+        ]))
     }
 }
