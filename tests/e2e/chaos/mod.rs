@@ -139,6 +139,7 @@ async fn whatever_fails_nothing_is_lost_and_nothing_is_done_twice() {
         report: Mutex::new(Report {
             seed: asked.seed,
             servers: asked.servers,
+            in_flight: asked.in_flight,
             minutes: asked.lasts.as_secs_f64() / 60.0,
             ..Report::default()
         }),

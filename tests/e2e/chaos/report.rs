@@ -10,6 +10,7 @@ pub struct Report {
     pub seed: u64,
     pub minutes: f64,
     pub servers: usize,
+    pub in_flight: u64,
     pub quiet_seconds: f64,
     pub retries: u64,
     /// How often each fault was done, by target and kind.
@@ -76,9 +77,10 @@ impl Report {
             (
                 "command",
                 format!(
-                    "`make chaos CHAOS_MINUTES={:.0} CHAOS_SERVERS={} CHAOS_SEED={}`",
+                    "`make chaos CHAOS_MINUTES={:.0} CHAOS_SERVERS={} CHAOS_IN_FLIGHT={} CHAOS_SEED={}`",
                     self.minutes.ceil(),
                     self.servers,
+                    self.in_flight,
                     self.seed
                 ),
             ),
