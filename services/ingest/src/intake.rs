@@ -301,29 +301,41 @@ impl Intake {
         group: &[Alert],
         known: &Known,
     ) -> Result<Outcome, LogError> {
-        let with = |input: &Input| Start {
-            namespace: known.namespace.clone(),
-            execution: id,
-            workflow: known.name.clone(),
-            trigger_source: alert.source.to_string(),
-            spec: Json::of(&serde_json::to_value(&known.workflow.spec).unwrap_or_default()),
-            input: Json::of(input),
-            delivery: Some(delivery.token.clone()),
-            uid: None,
+        let unreadable = |what: &str, error: serde_json::Error| LogError::Damaged {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        };
+        let spec = serde_json::to_value(&known.workflow.spec)
+            .and_then(|spec| Json::of(&spec))
+            .map_err(|error| unreadable("its spec", error))?;
+        let with = |input: &Input| -> Result<Start, LogError> {
+            Ok(Start {
+                namespace: known.namespace.clone(),
+                execution: id,
+                workflow: known.name.clone(),
+                trigger_source: alert.source.to_string(),
+                spec: spec.clone(),
+                input: Json::of(input).map_err(|error| unreadable("its input", error))?,
+                delivery: Some(delivery.token.clone()),
+                uid: None,
+            })
         };
         let occasion = Occasion {
             since: delivery.at,
             caller: delivery.caller,
         };
-        let start = with(&input_of_alert(alert, group));
-        match self.starter.start_execution(&start, &occasion).await {
+        let started = match with(&input_of_alert(alert, group)) {
+            Ok(start) => self.starter.start_execution(&start, &occasion).await,
+            Err(error) => Err(error),
+        };
+        match started {
             // The alert itself matters; those that came with it are company.
-            Err(LogError::TooLarge { .. }) if group.len() > 1 => {
+            Err(error @ (LogError::TooLarge { .. } | LogError::Damaged { .. })) if group.len() > 1 => {
                 let mut alone = input_of_alert(alert, std::slice::from_ref(alert));
                 let cut = group.len() - 1;
                 alone.data.insert(ALERTS_CUT.to_owned(), cut.into());
-                tracing::warn!(execution = %id, cut, "the alerts that came with it fit no message and are left out of its input");
-                self.starter.start_execution(&with(&alone), &occasion).await
+                tracing::warn!(execution = %id, cut, %error, "the alerts that came with it are left out of its input");
+                self.starter.start_execution(&with(&alone)?, &occasion).await
             }
             outcome => outcome,
         }

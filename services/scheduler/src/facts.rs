@@ -161,8 +161,9 @@ impl<L: Log> Facts<L> {
         ))))
     }
 
-    /// A state that the log has gone past, with what came since; `None` where it takes more than that, and the whole
-    /// has to be read.
+    /// A state that the log has gone past, with what came since. `None` where the whole has to be read: it takes a
+    /// fact from before, or nothing came since, and the state may be of messages that a server without its disk's
+    /// word on them has lost.
     async fn catch_up(
         &self,
         mut known: Known,
@@ -174,13 +175,17 @@ impl<L: Log> Facts<L> {
             .log
             .read_execution_after(namespace, execution, known.lane_seq)
             .await?;
+        let goes_on = messages.first().is_some_and(|first| first.seq > known.lane_seq);
+        if !goes_on {
+            return Ok(None);
+        }
         let history = read::history(&messages, &self.blobs)
             .await
             .map_err(|error| unreadable(error, deliveries))?;
-        if known.state.go_on(&history.logged).is_err() {
+        if history.lane_seq == 0 || known.state.go_on(&history.logged).is_err() {
             return Ok(None);
         }
-        known.lane_seq = known.lane_seq.max(history.lane_seq);
+        known.lane_seq = history.lane_seq;
         Ok(Some(known))
     }
 

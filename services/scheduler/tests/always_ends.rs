@@ -74,8 +74,8 @@ impl World {
             execution: self.execution,
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec: Json::of(&spec),
-            input: Json::of(&input),
+            spec: Json::of(&spec).unwrap(),
+            input: Json::of(&input).unwrap(),
             delivery: None,
             uid: None,
         };

@@ -111,11 +111,12 @@ impl History {
             execution: self.id,
             workflow: self.workflow.clone(),
             trigger_source: "alertmanager".to_owned(),
-            spec: Json::of(&json!({ "steps": steps })),
+            spec: Json::of(&json!({ "steps": steps })).expect("readable"),
             input: Json::of(&Input {
                 data: [("pod".to_owned(), json!("web-1"))].into_iter().collect(),
                 alert: Some([("name".to_owned(), json!("PodCrash"))].into_iter().collect()),
-            }),
+            })
+            .expect("readable"),
             delivery: None,
             uid: None,
         };

@@ -62,8 +62,8 @@ async fn write_start(connection: &Connection) -> ExecutionId {
         execution: id,
         workflow: WorkflowName::new("web").unwrap(),
         trigger_source: "api".to_owned(),
-        spec: Json::of(&json!({ "steps": [{ "name": "check", "type": "cli", "command": "true" }] })),
-        input: Json::of(&Input::default()),
+        spec: Json::of(&json!({ "steps": [{ "name": "check", "type": "cli", "command": "true" }] })).unwrap(),
+        input: Json::of(&Input::default()).unwrap(),
         delivery: None,
         uid: None,
     };

@@ -322,8 +322,9 @@ pub trait Log: Clone + Send + Sync + 'static {
         self.read_execution_after(namespace, execution, 0)
     }
 
-    /// As [`Log::read_execution`], without what stands at `after` or before it: for who knows that already. A fact
-    /// that a returned lane message names may be there, too.
+    /// As [`Log::read_execution`], without what stands at `after` or before it: for who knows the lane up to there,
+    /// its last message at `after`. A fact that a returned lane message names may stand before it. Where the lane went
+    /// on from another message (a server lost what it had acknowledged), the whole execution.
     ///
     /// # Errors
     /// [`LogError`]; never a part of it.

@@ -55,8 +55,8 @@ mod tests {
             execution: ExecutionId::derive(&["origin"]),
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec: Json::of(&json!({"steps": []})),
-            input: Json::of(input),
+            spec: Json::of(&json!({"steps": []})).unwrap(),
+            input: Json::of(input).unwrap(),
             delivery: None,
             uid: None,
         })

@@ -75,11 +75,12 @@ impl World {
             execution: ExecutionId::derive(&["history"]),
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec: Json::of(&spec),
+            spec: Json::of(&spec).unwrap(),
             input: Json::of(&Input {
                 data: json!({ "n": 1 }).as_object().unwrap().clone(),
                 alert: None,
-            }),
+            })
+            .unwrap(),
             delivery: None,
             uid: None,
         };

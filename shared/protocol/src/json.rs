@@ -1,7 +1,7 @@
 //! JSON that is carried as text, and taken apart by who needs what is in it.
 //!
 //! Invariants:
-//! - What was read from a message has been gone through to its end: reading it later cannot fail.
+//! - Whatever is in a [`Json`] has been gone through to its end: reading it later cannot fail.
 //! - The text is passed on as it came; two are equal where their values are.
 
 use std::{fmt, marker::PhantomData};
@@ -14,9 +14,13 @@ use serde_json::{Value, value::RawValue};
 
 use crate::facts::Input;
 
+/// What the keys begin with by which `serde_json` tells values of its own from objects: with such a key in front, an
+/// object is read as something else, or not at all.
+pub const RESERVED: &str = "$serde_json::private::";
+
 /// What may be carried as text.
 pub trait Carried: Serialize + DeserializeOwned {
-    /// Reads exactly what `Self` reads, and keeps nothing of it.
+    /// Reads nothing that `Self` does not read, and keeps nothing of it.
     type Check: DeserializeOwned;
 }
 
@@ -34,15 +38,21 @@ pub struct Json<T>(Box<RawValue>, PhantomData<fn() -> T>);
 
 impl<T: Carried> Json<T> {
     /// The text of this value.
-    pub fn of(value: &T) -> Self {
-        // Maps with string keys and finite numbers, for which serialisation cannot fail.
-        let text = serde_json::value::to_raw_value(value).expect("what is carried always serialises");
-        Self(text, PhantomData)
+    ///
+    /// # Errors
+    /// Where what is written could not be read again: for a key that begins with [`RESERVED`].
+    pub fn of(value: &T) -> Result<Self, serde_json::Error> {
+        Self::checked(serde_json::value::to_raw_value(value)?)
+    }
+
+    fn checked(text: Box<RawValue>) -> Result<Self, serde_json::Error> {
+        serde_json::from_str::<T::Check>(text.get())?;
+        Ok(Self(text, PhantomData))
     }
 
     /// The value.
     pub fn read(&self) -> T {
-        serde_json::from_str(self.as_str()).expect("it was written from a value, or read to its end")
+        serde_json::from_str(self.as_str()).expect("it was gone through to its end")
     }
 }
 
@@ -79,9 +89,7 @@ impl<T> Serialize for Json<T> {
 
 impl<'de, T: Carried> Deserialize<'de> for Json<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Box::<RawValue>::deserialize(deserializer)?;
-        serde_json::from_str::<T::Check>(text.get()).map_err(D::Error::custom)?;
-        Ok(Self(text, PhantomData))
+        Self::checked(Box::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -91,17 +99,18 @@ pub struct AnyJson;
 
 impl<'de> Deserialize<'de> for AnyJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Through)
+        deserializer.deserialize_any(Through { is_value: true })
     }
 }
 
-/// An object, or nothing that could be one.
+/// Any object, as a map of values reads one.
 #[derive(Debug, Default)]
 struct AnyObject;
 
 impl<'de> Deserialize<'de> for AnyObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Through).map(|_| Self)
+        let through = Through { is_value: false };
+        deserializer.deserialize_map(through).map(|_| Self)
     }
 }
 
@@ -114,7 +123,10 @@ pub struct AnyInput {
     _alert: Option<AnyObject>,
 }
 
-struct Through;
+struct Through {
+    /// A [`Value`] is read here, and not the entries of a map.
+    is_value: bool,
+}
 
 impl<'de> Visitor<'de> for Through {
     type Value = AnyJson;
@@ -153,17 +165,39 @@ impl<'de> Visitor<'de> for Through {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<AnyJson, A::Error> {
-        while entries.next_entry::<AnyKey, AnyJson>()?.is_some() {}
+        while let Some(key) = entries.next_key::<AnyKey>()? {
+            if self.is_value && key.is_reserved {
+                return Err(A::Error::custom(format!(
+                    "a key begins with `{RESERVED}`, which stands for something else here; give it another name"
+                )));
+            }
+            entries.next_value::<AnyJson>()?;
+        }
         Ok(AnyJson)
     }
 }
 
 /// A key, whose escapes have to be right.
-struct AnyKey;
+struct AnyKey {
+    is_reserved: bool,
+}
 
 impl<'de> Deserialize<'de> for AnyKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Through).map(|_| Self)
+        struct Key;
+        impl Visitor<'_> for Key {
+            type Value = AnyKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<AnyKey, E> {
+                let is_reserved = key.starts_with(RESERVED);
+                Ok(AnyKey { is_reserved })
+            }
+        }
+        deserializer.deserialize_str(Key)
     }
 }
 
@@ -229,6 +263,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn keys_that_stand_for_something_else_are_refused() {
+        for name in ["RawValue", "Number"] {
+            for value in [r#""foo""#, r#""1""#, "1", "{}"] {
+                let object = format!(r#"{{"{RESERVED}{name}": {value}}}"#);
+                for text in [
+                    object.clone(),
+                    format!("[{object}]"),
+                    format!(r#"{{"a": {object}}}"#),
+                    format!(r#"{{"a": 1, {}"#, object.trim_start_matches('{')),
+                ] {
+                    let error = serde_json::from_str::<Json<Value>>(&text).expect_err(&text);
+                    assert!(error.to_string().contains(RESERVED), "{error}");
+                }
+                let nested = format!(r#"{{"data": {{"labels": {object}}}}}"#);
+                serde_json::from_str::<Json<Input>>(&nested).expect_err(&nested);
+                // Entries of a map are taken as they are.
+                is_alike::<Input>(&format!(r#"{{"data": {object}}}"#));
+            }
+        }
+        let mut labels = serde_json::Map::new();
+        labels.insert(format!("{RESERVED}RawValue"), "foo".into());
+        let mut input = Input::default();
+        input.data.insert("labels".to_owned(), Value::Object(labels));
+        let error = Json::of(&input).expect_err("it could not be read again");
+        assert!(error.to_string().contains("give it another name"), "{error}");
+    }
+
     proptest! {
         #[test]
         fn carried_is_what_can_be_read(text in r#"\{"(data|alert)": ?\{("[a-z\\u]{0,3}": ?(-?[0-9]{1,4}(e[0-9]{1,3})?|null|\[\]|"\\?[nu]d?[0-9a-f]{0,4}"),?){0,3}\}\}"#) {
@@ -244,7 +306,7 @@ mod tests {
         assert_eq!(carried.as_str(), text);
         assert_eq!(serde_json::to_string(&carried).expect("JSON"), text);
         assert_eq!(format!("{carried:?}"), text);
-        assert_eq!(carried, Json::of(&carried.read()));
-        assert_ne!(carried, Json::of(&Value::Null));
+        assert_eq!(carried, Json::of(&carried.read()).expect("readable"));
+        assert_ne!(carried, Json::of(&Value::Null).expect("readable"));
     }
 }

@@ -69,11 +69,13 @@ fn facts() {
         execution: execution(),
         workflow: WorkflowName::new("disk-filling").unwrap(),
         trigger_source: "alertmanager".into(),
-        spec: Json::of(&json!({ "steps": [{ "name": "check-disk", "type": "cli", "command": "df" }] })),
+        spec: Json::of(&json!({ "steps": [{ "name": "check-disk", "type": "cli", "command": "df" }] }))
+            .unwrap(),
         input: Json::of(&Input {
             data: object(json!({ "pod": "web-1" })),
             alert: Some(object(json!({ "name": "DiskFilling", "severity": "critical" }))),
-        }),
+        })
+        .unwrap(),
         delivery: Some("17-1".into()),
         uid: Some("2a4b6c8d".into()),
     };

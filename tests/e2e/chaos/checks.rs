@@ -456,11 +456,12 @@ fn problems_of(begun: u64, facts: &[Fact], ends: usize, accepted: bool) -> Vec<S
         execution: id,
         workflow: "chaos-one".parse().unwrap(),
         trigger_source: "api".to_owned(),
-        spec: Json::of(&Value::Null),
+        spec: Json::of(&Value::Null).unwrap(),
         input: Json::of(&Input {
             data: data.as_object().unwrap().clone(),
             alert: None,
-        }),
+        })
+        .unwrap(),
         delivery: None,
         uid: None,
     }));

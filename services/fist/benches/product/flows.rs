@@ -93,8 +93,8 @@ impl Workflow {
             execution: ExecutionId::from_uuid(uuid::Uuid::now_v7()),
             workflow: WorkflowName::new("bench").unwrap(),
             trigger_source: alert.source.to_string(),
-            spec: Json::of(&serde_json::to_value(spec).unwrap()),
-            input: Json::of(&input_of_alert(&alert, std::slice::from_ref(&alert))),
+            spec: Json::of(&serde_json::to_value(spec).unwrap()).unwrap(),
+            input: Json::of(&input_of_alert(&alert, std::slice::from_ref(&alert))).unwrap(),
             delivery: None,
             uid: None,
         };
@@ -118,7 +118,7 @@ impl Workflow {
         let mut workflow = Self::new(Kind::Cli, 1);
         let mut spec = workflow.start.spec.read();
         spec["steps"][0]["command"] = json!("sleep 600");
-        workflow.start.spec = Json::of(&spec);
+        workflow.start.spec = Json::of(&spec).unwrap();
         Self::of(workflow.start, workflow.steps)
     }
 

@@ -64,7 +64,7 @@ pub async fn execution(app: Arc<App>, call: Call) -> Answer {
         workflow,
         trigger_source: trigger_source(&call).to_owned(),
         spec,
-        input: Json::of(&input),
+        input: carried(&input)?,
         delivery: None,
         uid: None,
     };
@@ -96,7 +96,7 @@ async fn invoked_before(app: &App, call: &Call, key: &str) -> Result<Option<Resp
         return Ok(None);
     };
     let input = invocation.input.over(Input::default())?;
-    if found.input.is_some_and(|first| first != Json::of(&input)) {
+    if found.input.is_some_and(|first| first.read() != input) {
         return Err(key_of_another(&namespace, &workflow, id));
     }
     accepted(&namespace, &workflow, id, &[]).map(Some)
@@ -311,11 +311,16 @@ async fn invoked(app: &App, invocation: Invocation) -> Result<Submission, Proble
     })
 }
 
+/// The input as it travels.
+pub fn carried(input: &Input) -> Result<Json<Input>, Problem> {
+    Json::of(input).map_err(|error| Problem::bad_request(format!("the input: {error}")))
+}
+
 /// The spec as it travels.
 pub fn canonical(spec: &engine::manifest::Spec) -> Result<Json<Value>, Problem> {
-    serde_json::to_value(spec)
-        .map(|spec| Json::of(&spec))
-        .map_err(|error| Problem::internal(format!("the spec cannot be written: {error}")))
+    let spec = serde_json::to_value(spec)
+        .map_err(|error| Problem::internal(format!("the spec cannot be written: {error}")))?;
+    Json::of(&spec).map_err(|error| Problem::bad_request(format!("the spec: {error}")))
 }
 
 /// The names of what was admitted.

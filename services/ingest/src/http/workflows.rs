@@ -8,7 +8,7 @@ use engine::{
     manifest::RERUN_ANNOTATION,
 };
 use protocol::{
-    Json, Namespace, Start, WorkflowName,
+    Namespace, Start, WorkflowName,
     query::{LIMIT_DEFAULT, REPLY_BYTES_MAX},
     views::{Page, WorkflowView},
 };
@@ -69,7 +69,7 @@ async fn execute_once(app: &App, call: &Call, admitted: Admitted) -> Answer {
         workflow: name.clone(),
         trigger_source: submit::trigger_source(call).to_owned(),
         spec: submit::canonical(&admitted.workflow.spec)?,
-        input: Json::of(&admitted.input.unwrap_or_default()),
+        input: submit::carried(&admitted.input.unwrap_or_default())?,
         delivery: None,
         uid: None,
     };

@@ -317,10 +317,11 @@ impl Intake {
             execution: id,
             workflow: name.clone(),
             trigger_source: "kubernetes".to_owned(),
-            spec: Json::of(
-                &serde_json::to_value(&admitted.workflow.spec).map_err(|error| error.to_string())?,
-            ),
-            input: Json::of(&admitted.input.unwrap_or_default()),
+            spec: serde_json::to_value(&admitted.workflow.spec)
+                .and_then(|spec| Json::of(&spec))
+                .map_err(|error| format!("the spec: {error}"))?,
+            input: Json::of(&admitted.input.unwrap_or_default())
+                .map_err(|error| format!("the input: {error}"))?,
             delivery: None,
             uid: Some(place.uid.clone()),
         };

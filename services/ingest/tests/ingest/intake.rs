@@ -380,6 +380,34 @@ async fn a_group_too_large_for_a_start_still_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_no_start_can_carry_is_rejected_and_its_group_starts() {
+    let world = World::new().await;
+    world.apply(&definition("one", "webhook", "")).await;
+    let key = format!("{}RawValue", protocol::json::RESERVED);
+    // With another key in front it is taken for what it is, and that one, without a value, is left out of the labels.
+    let alerts = json!([
+        { "name": "A", "fingerprint": "bad", "labels": { "nothing": null, key: "foo" } },
+        { "name": "B", "fingerprint": "good", "labels": { "pod": "web-1" } },
+    ]);
+    world.webhook("webhook", &alerts.to_string()).await;
+    let recorded = world.recorded(2).await;
+    let of = |name: &str| {
+        let of_name = |each: &&Disposition| each.alert.as_ref().is_some_and(|alert| alert.name == name);
+        recorded.iter().find(of_name).unwrap()
+    };
+    assert_eq!(of("A").disposition, Kind::Rejected);
+    let reason = &of("A").reason;
+    assert!(
+        reason.contains("its input") && reason.contains("give it another name"),
+        "{reason}"
+    );
+    assert_eq!(of("B").disposition, Kind::Started);
+    let starts = world.starts().await;
+    assert_eq!(starts.len(), 1);
+    assert_eq!(starts[0].input.read().data["alerts_cut"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_is_cut_says_so() {
     let world = World::new().await;
     world.apply(&definition("one", "webhook", "n: \"7\"")).await;

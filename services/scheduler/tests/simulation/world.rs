@@ -299,11 +299,12 @@ async fn submit(shared: Arc<Shared>, plan: Execution) {
             execution: id,
             workflow: WorkflowName::new("sim").unwrap(),
             trigger_source: "api".into(),
-            spec: Json::of(&plan.spec()),
+            spec: Json::of(&plan.spec()).unwrap(),
             input: Json::of(&Input {
                 data: json!({ "n": 1 }).as_object().unwrap().clone(),
                 alert: None,
-            }),
+            })
+            .unwrap(),
             delivery: Some(delivery.to_owned()),
             uid: None,
         }))

@@ -116,7 +116,8 @@ impl Reader {
     }
 
     /// All messages behind `after` on `once`, of which no subject holds more than one, and on `lane`, of which few
-    /// subjects hold many: as they were at one moment, in stream order.
+    /// subjects hold many: as they were at one moment, in stream order. From the beginning on, where the lane went on
+    /// from another message than the one at `after`.
     pub(crate) async fn moment(&self, once: &str, lane: &str, after: u64) -> Result<Vec<Raw>, LogError> {
         repeatedly(|| self.moment_once(once, lane, after)).await
     }
@@ -154,6 +155,14 @@ impl Reader {
         self.check_lag(once, once_last).await?;
         let mut messages: Vec<Raw> = messages;
         messages.sort_unstable_by_key(|raw| raw.message.seq);
+        let is_of_lane = |raw: &&Raw| !raw.message.subject.starts_with(once.trim_end_matches('>'));
+        let goes_on = messages
+            .iter()
+            .find(is_of_lane)
+            .is_none_or(|first| guard(first, lane) == Some(after));
+        if after > 0 && !goes_on {
+            return Box::pin(self.moment_once(once, lane, 0)).await;
+        }
         Ok(messages)
     }
 
@@ -392,12 +401,18 @@ impl Reader {
 fn is_unbroken(ends: &[Raw], lane: &str, after: u64) -> bool {
     let mut before = after;
     ends.iter().all(|end| {
-        let guard = end.headers.get(EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT);
-        let follows = guard.is_some_and(|filter| filter.as_str() == lane)
-            && number(&end.headers, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE) == Some(before);
+        let follows = guard(end, lane) == Some(before);
         before = end.message.seq;
         follows
     })
+}
+
+/// The sequence of the lane's message that this one was appended behind; 0 for the first.
+fn guard(raw: &Raw, lane: &str) -> Option<u64> {
+    let filter = raw.headers.get(EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT)?;
+    (filter.as_str() == lane)
+        .then(|| number(&raw.headers, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE))
+        .flatten()
 }
 
 // Statuses of an answer.

@@ -335,8 +335,13 @@ impl Log for SimLog {
         ];
         let now = self.broker.moment();
         let mut state = self.broker.state();
+        let known = state.range(StreamId::Log, &filters[..1], 1, after).last();
+        let from = match known.is_some_and(|known| known.seq == after) {
+            true => after + 1,
+            false => 1,
+        };
         let mut messages: Vec<LogMessage> = state
-            .range(StreamId::Log, &filters, after + 1, u64::MAX)
+            .range(StreamId::Log, &filters, from, u64::MAX)
             .cloned()
             .collect();
         let hit = || format!("client {}, which reads {execution}", self.id);

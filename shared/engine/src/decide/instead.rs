@@ -97,8 +97,8 @@ mod tests {
             execution: ExecutionId::derive(&["instead"]),
             workflow: WorkflowName::new("w").unwrap(),
             trigger_source: "api".into(),
-            spec: Json::of(&spec),
-            input: Json::of(&Input::default()),
+            spec: Json::of(&spec).unwrap(),
+            input: Json::of(&Input::default()).unwrap(),
             delivery: None,
             uid: None,
         };

@@ -20,6 +20,7 @@ mod tests;
 mod types;
 mod yaml;
 
+use protocol::Json;
 use serde_json::Value;
 
 use crate::admit::{Admitted, Format, Policy, Role, input_of_annotations};
@@ -130,6 +131,13 @@ pub(crate) fn admit_node(node: &Node, policy: &Policy) -> Result<Admitted, Vec<P
             steps,
             suspend: draft.suspend,
         };
+        // As a start carries them.
+        if let Err(error) = serde_json::to_value(&spec).and_then(|spec| Json::of(&spec)) {
+            sink.add_within(Problem::error("spec", error.to_string()));
+        }
+        if let Some(Err(error)) = input.as_ref().map(Json::of) {
+            sink.add_within(Problem::error("metadata.annotations", error.to_string()));
+        }
         let workflow = Workflow {
             api_version: ApiVersion::V1Alpha1,
             kind: Kind::Workflow,

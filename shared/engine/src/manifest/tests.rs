@@ -991,3 +991,16 @@ fn the_unit_of_a_timeout_is_kept() {
     assert_eq!(canonical["steps"][0]["timeout_seconds"], 120);
     assert!(serde_json::from_value::<Spec>(canonical).unwrap().steps[0].is_timeout_in_seconds);
 }
+
+#[test]
+fn what_no_start_can_carry_is_refused() {
+    let manifest = format!(
+        "apiVersion: punching-fist.io/v1alpha1\nkind: Workflow\nmetadata:\n  name: w\nspec:\n  trigger:\n    source: alertmanager\n    filters:\n      {}RawValue: x\n  steps:\n  - {{name: a, type: cli, command: 'true'}}",
+        protocol::json::RESERVED
+    );
+    let said = printed(&manifest, Format::Yaml);
+    assert!(
+        said.contains("spec") && said.contains("give it another name"),
+        "{said}"
+    );
+}
