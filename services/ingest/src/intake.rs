@@ -305,8 +305,10 @@ impl Intake {
             what: what.to_owned(),
             reason: error.to_string(),
         };
-        let spec = serde_json::to_value(&known.workflow.spec)
-            .and_then(|spec| Json::of(&spec))
+        let spec = known
+            .workflow
+            .spec
+            .carried()
             .map_err(|error| unreadable("its spec", error))?;
         let with = |input: &Input| -> Result<Start, LogError> {
             Ok(Start {

@@ -318,9 +318,8 @@ pub fn carried(input: &Input) -> Result<Json<Input>, Problem> {
 
 /// The spec as it travels.
 pub fn canonical(spec: &engine::manifest::Spec) -> Result<Json<Value>, Problem> {
-    let spec = serde_json::to_value(spec)
-        .map_err(|error| Problem::internal(format!("the spec cannot be written: {error}")))?;
-    Json::of(&spec).map_err(|error| Problem::bad_request(format!("the spec: {error}")))
+    spec.carried()
+        .map_err(|error| Problem::bad_request(format!("the spec: {error}")))
 }
 
 /// The names of what was admitted.

@@ -317,8 +317,10 @@ impl Intake {
             execution: id,
             workflow: name.clone(),
             trigger_source: "kubernetes".to_owned(),
-            spec: serde_json::to_value(&admitted.workflow.spec)
-                .and_then(|spec| Json::of(&spec))
+            spec: admitted
+                .workflow
+                .spec
+                .carried()
                 .map_err(|error| format!("the spec: {error}"))?,
             input: Json::of(&admitted.input.unwrap_or_default())
                 .map_err(|error| format!("the input: {error}"))?,

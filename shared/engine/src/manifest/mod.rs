@@ -132,7 +132,7 @@ pub(crate) fn admit_node(node: &Node, policy: &Policy) -> Result<Admitted, Vec<P
             suspend: draft.suspend,
         };
         // As a start carries them.
-        if let Err(error) = serde_json::to_value(&spec).and_then(|spec| Json::of(&spec)) {
+        if let Err(error) = spec.carried() {
             sink.add_within(Problem::error("spec", error.to_string()));
         }
         if let Some(Err(error)) = input.as_ref().map(Json::of) {

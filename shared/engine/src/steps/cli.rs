@@ -112,14 +112,14 @@ fn env(walk: &Walk<'_>, work: &CliWork) -> Result<Map<String, Value>, Next> {
 
 /// What the fix gate says of `command`: the argv to run; else what becomes of the step.
 fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Result<Argv, Box<Next>> {
-    let argv = check(walk, work, command, rules).map_err(|refusal| {
+    let fix_namespace = walk.state.fix_namespace();
+    let argv = check(walk, work, command, &fix_namespace, rules).map_err(|refusal| {
         Box::new(Next::Failed {
             reason: StepFailure::Refused,
             message: format!("the fix gate refused the command: {refusal}"),
             output: Some(json!({ "command": command, "proposed_by": proposed_by(walk, work) })),
         })
     })?;
-    let fix_namespace = walk.state.fix_namespace();
     let namespaces = [Some(fix_namespace.as_str()), argv.namespace()];
     let is_listed = |listed: &String| listed == "*" || namespaces.contains(&Some(listed.as_str()));
     if work.mode == Some(FixMode::Propose) || rules.propose_namespaces.iter().any(is_listed) {
@@ -133,8 +133,13 @@ fn gated(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Resul
 }
 
 /// The gate's word on the command alone, and with each investigation whose findings stand in it.
-fn check(walk: &Walk<'_>, work: &CliWork, command: &str, rules: &Rules) -> Result<Argv, Refusal> {
-    let namespace = &walk.state.fix_namespace();
+fn check(
+    walk: &Walk<'_>,
+    work: &CliWork,
+    command: &str,
+    namespace: &str,
+    rules: &Rules,
+) -> Result<Argv, Refusal> {
     for provenance in provenances(walk, work) {
         rules.gate.check(
             command,

@@ -11,8 +11,10 @@ mod step;
 
 use std::collections::BTreeMap;
 
+use protocol::Json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use agent::{LlmConfig, Provider, Tool};
 pub use step::{
@@ -101,6 +103,16 @@ pub struct Spec {
     /// A suspended definition starts nothing; its alerts are recorded as filtered, with that reason.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspend: bool,
+}
+
+impl Spec {
+    /// The spec in canonical form, as a start fact carries it.
+    ///
+    /// # Errors
+    /// Where it could not be read again ([`Json::of`]); admission refuses such a spec.
+    pub fn carried(&self) -> Result<Json<Value>, serde_json::Error> {
+        Json::of(&serde_json::to_value(self)?)
+    }
 }
 
 /// Which alerts start this Workflow.
